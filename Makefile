@@ -1,0 +1,33 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv by themselves and reuse it when up to date.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= demo-out
+
+.PHONY: demo test check format bench dashboards clean
+.DELETE_ON_ERROR:
+
+demo: .venv/ready
+	$(BIN)/prunebench demo --out $(OUT)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch==…+cpu is not on every index: see README, "Installation".
+.venv/ready: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv demo-out build *.egg-info

@@ -1,0 +1,96 @@
+"""Every reported quantity: its name, unit, direction, definition, and the pure function that computes it.
+
+All come from request records, so any published figure can be recomputed from `requests.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from artifacts.run import RequestRecord
+
+Better = Literal["lower", "higher"]
+
+# The sample sizes that certify a percentile at 99 % confidence (MLPerf's early-stopping rule).
+CERTIFYING_SAMPLES = {50: 11, 90: 64, 95: 130, 99: 662}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """`per_request` yields zero or more values per request; `percentile` reduces them (None: see `total`)."""
+
+    name: str
+    unit: str
+    better: Better
+    definition: str
+    per_request: Callable[[RequestRecord], Sequence[float]]
+    percentile: int
+
+
+def ttft_s(record: RequestRecord) -> Sequence[float]:
+    return () if record.first_s is None else (record.first_s - record.scheduled_s,)
+
+
+def tpot_s(record: RequestRecord) -> Sequence[float]:
+    if record.first_s is None or record.last_s is None or not record.output_tokens or record.output_tokens < 2:
+        return ()
+    return ((record.last_s - record.first_s) / (record.output_tokens - 1),)
+
+
+def inter_token_latencies_s(record: RequestRecord) -> Sequence[float]:
+    return tuple(b - a for a, b in zip(record.event_s, record.event_s[1:], strict=False))
+
+
+def e2e_s(record: RequestRecord) -> Sequence[float]:
+    return () if record.last_s is None else (record.last_s - record.scheduled_s,)
+
+
+_QUANTITIES: tuple[tuple[str, str, Callable[[RequestRecord], Sequence[float]]], ...] = (
+    ("ttft", "time to first token: first output event minus the scheduled send time", ttft_s),
+    ("tpot", "time per output token after the first: (last - first event) / (output tokens - 1)", tpot_s),
+    ("itl", "inter-token latency: gap between consecutive output events, pooled", inter_token_latencies_s),
+    ("e2e", "last output event minus the scheduled send time", e2e_s),
+)
+
+PERCENTILE_MEASURES: dict[str, Measure] = {
+    f"{name}_p{p}_s": Measure(f"{name}_p{p}_s", "s", "lower", f"p{p} of {text}", function, p)
+    for name, text, function in _QUANTITIES
+    for p in CERTIFYING_SAMPLES
+}
+
+# Totals over a window; `window_totals` computes them.
+TOTAL_MEASURES: dict[str, tuple[str, Better, str]] = {
+    "output_tokens_per_s": ("tokens/s", "higher", "output tokens of successful requests / measured seconds"),
+    "requests_per_s": ("1/s", "higher", "successful requests / measured seconds"),
+}
+
+MEASURES: tuple[str, ...] = (*PERCENTILE_MEASURES, *TOTAL_MEASURES)
+
+
+def percentile(values: Sequence[float], p: int) -> float | None:
+    """The p-th percentile, or None below the sample size that certifies it."""
+    if len(values) < CERTIFYING_SAMPLES[p]:
+        return None
+    return float(np.percentile(np.asarray(values), p))
+
+
+def summarise(records: Sequence[RequestRecord], measured_s: float) -> dict[str, float | None]:
+    """All measures over the successful, non-warm-up requests. Keys: MEASURES."""
+    counted = [r for r in records if r.ok and not r.warmup]
+    summary: dict[str, float | None] = {}
+    for name, measure in PERCENTILE_MEASURES.items():
+        summary[name] = percentile([v for r in counted for v in measure.per_request(r)], measure.percentile)
+    summary.update(window_totals(counted, measured_s))
+    return summary
+
+
+def window_totals(counted: Sequence[RequestRecord], measured_s: float) -> dict[str, float | None]:
+    """Throughputs; None where no time was measured."""
+    if measured_s <= 0:
+        return dict.fromkeys(TOTAL_MEASURES)
+    tokens = sum(r.output_tokens or 0 for r in counted)
+    return {"output_tokens_per_s": tokens / measured_s, "requests_per_s": len(counted) / measured_s}

@@ -1,0 +1,183 @@
+"""The run directory: `run.json` and `requests.parquet`, enough to recompute every published figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from artifacts.document import Document
+from artifacts.errors import ConfigError, LoadTestError
+from artifacts.provenance import Provenance
+
+RUN_NAME = "run.json"
+REQUESTS_NAME = "requests.parquet"
+
+
+class Workload(Document):
+    """What each request asks for: token-id prompts of exact length, outputs of exact length."""
+
+    prompt_tokens: int = Field(gt=0)
+    output_tokens: int = Field(gt=0)
+    seed: int = 0
+
+
+class Level(Document):
+    """How hard the server is driven. Exactly one of `concurrency` (closed loop) and `rate_per_s` (open loop) is set."""
+
+    concurrency: int | None = Field(default=None, gt=0)
+    rate_per_s: float | None = Field(default=None, gt=0)
+    arrivals: Literal["constant", "poisson"] | None = None
+
+    @property
+    def loop(self) -> Literal["closed", "open"]:
+        return "closed" if self.concurrency is not None else "open"
+
+    @property
+    def label(self) -> str:
+        if self.concurrency is not None:
+            return f"concurrency {self.concurrency}"
+        return f"{self.rate_per_s:g} requests/s, {self.arrivals}"
+
+
+class Gate(Document):
+    """One validity check. A failed gate fails the run: its numbers must not be published."""
+
+    name: str
+    observed: float | None
+    limit: float
+    unit: str
+    passed: bool
+    cause: str = Field(description="likely cause when it fails")
+    remedy: str
+
+
+class Estimate(Document):
+    """A value with its confidence interval; `n` counts the units of replication (blocks for ratios)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    confidence: float = 0.95
+    n: int
+
+
+class ArmSummary(Document):
+    """One model's measures over the run. Percentiles are null below the sample size that certifies them."""
+
+    model: str
+    fingerprint: str | None
+    requests: int
+    failures: int
+    failures_by_kind: dict[str, int]
+    output_tokens: int
+    measures: dict[str, float | None] = Field(description="keys: artifacts.measures.MEASURES")
+
+
+class Comparison(Document):
+    """Ratios of `model` to `against`, per measure, one value per block, paired. Above 1 is faster for `speedup_*`."""
+
+    model: str
+    against: str
+    ratios: dict[str, Estimate]
+    block_ratios: dict[str, tuple[float, ...]]
+
+
+class RunManifest(Document):
+    """The content of `run.json`."""
+
+    schema_version: Literal[1] = 1
+    url: str
+    models: tuple[str, ...]
+    against: str | None
+    level: Level
+    workload: Workload
+    duration_s: float = Field(description="measured seconds per arm, all blocks together")
+    blocks: int
+    warmup_s: float
+    gates: tuple[Gate, ...]
+    arms: tuple[ArmSummary, ...]
+    comparisons: tuple[Comparison, ...]
+    server_metrics: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="per model: difference of the server's counters over the run"
+    )
+    client: dict[str, float] = Field(default_factory=dict, description="CPU share, reads, events of the load client")
+    served: dict[str, Any] = Field(default_factory=dict, description="/v1/models entries of the arms, as served")
+    provenance: Provenance
+
+    @property
+    def valid(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One request. Times are seconds on one monotonic clock, zero at the start of the run; null = never happened.
+
+    `event_s` holds one time per received piece of the response that carried output (a read may carry several
+    events: then the same time stands several times).
+    """
+
+    model: str
+    block: int
+    index: int
+    warmup: bool
+    scheduled_s: float
+    sent_s: float | None
+    first_s: float | None
+    last_s: float | None
+    done_s: float | None
+    status: int | None
+    error: str | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    finish_reason: str | None
+    reads: int
+    event_s: tuple[float, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None and self.output_tokens is not None
+
+
+_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("block", pa.int32()),
+        ("index", pa.int32()),
+        ("warmup", pa.bool_()),
+        *((name, pa.float64()) for name in ("scheduled_s", "sent_s", "first_s", "last_s", "done_s")),
+        ("status", pa.int32()),
+        ("error", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("reads", pa.int32()),
+        ("event_s", pa.list_(pa.float64())),
+    ]
+)
+
+
+def write_requests(path: Path, records: list[RequestRecord]) -> None:
+    columns = {f.name: [getattr(r, f.name) for r in records] for f in fields(RequestRecord)}
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
+
+
+def read_requests(path: Path) -> list[RequestRecord]:
+    """Raises LoadTestError if the file is missing or has other columns."""
+    try:
+        rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise LoadTestError(f"{path} cannot be read ({error}). Run the load test again.") from error
+    return [RequestRecord(**{**row, "event_s": tuple(row["event_s"])}) for row in rows]
+
+
+def load_run(folder: Path) -> RunManifest:
+    """Raises ConfigError if the folder holds no valid run."""
+    if not (folder / RUN_NAME).is_file():
+        raise ConfigError(f"{folder} holds no {RUN_NAME}. Give folders that `prunebench loadtest --out` wrote.")
+    return RunManifest.load(folder / RUN_NAME)

@@ -1,0 +1,156 @@
+"""`variant.json`: what a pruned checkpoint is, where it came from, what it costs and what it keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from artifacts.document import Document
+from artifacts.errors import CheckpointError
+from artifacts.files import sha256_of_file
+
+MANIFEST_NAME = "variant.json"
+
+Unit = Literal["ffn", "kv", "layers"]
+
+
+class LayerShape(Document):
+    """One decoder layer of the *base* model after pruning. Widths count units, not bytes."""
+
+    index: int = Field(ge=0, description="position in the base model")
+    present: bool = True
+    query_heads: int = Field(ge=0)
+    kv_heads: int = Field(ge=0)
+    ffn_width: int = Field(ge=0)
+
+
+class Footprint(Document):
+    """What a checkpoint weighs. Derived from shapes alone; see `compressors.footprint` for the formulas."""
+
+    params_total: int
+    params_blocks: int = Field(description="parameters of the decoder layers, norms included")
+    weights_bytes: int = Field(description="bytes of the weight files' tensors")
+    kv_bytes_per_token: int = Field(description="2 x layers x KV heads x head width x bytes per cache element")
+    flops_per_token: int = Field(description="2 x multiply-adds of all matrices for one decoded token, attention apart")
+
+
+class Ratios(Document):
+    """Removed shares in [0, 1]: the knob, and four that are computed from base and variant footprints."""
+
+    nominal: float = Field(ge=0, lt=1)
+    params_total: float
+    params_blocks: float
+    kv_bytes_per_token: float
+    flops_per_token: float
+
+    @classmethod
+    def between(cls, nominal: float, base: Footprint, variant: Footprint) -> Ratios:
+        def removed(field: str) -> float:
+            return float(1 - getattr(variant, field) / getattr(base, field))
+
+        return cls(
+            nominal=nominal,
+            params_total=removed("params_total"),
+            params_blocks=removed("params_blocks"),
+            kv_bytes_per_token=removed("kv_bytes_per_token"),
+            flops_per_token=removed("flops_per_token"),
+        )
+
+
+class BaseModelRef(Document):
+    """The model that was pruned: its name as given (a folder's last part, or a hub id) and its weights' hash."""
+
+    name: str
+    sha256: str
+    architecture: str
+    footprint: Footprint
+
+
+class MethodRef(Document):
+    """The method's name and its fully resolved configuration."""
+
+    name: str
+    config: dict[str, Any]
+    units: tuple[Unit, ...]
+    compensate: bool
+    seed: int
+    multiple_of: int
+
+
+class CalibrationRef(Document):
+    """The text that the statistics came from."""
+
+    corpus: str
+    sha256: str
+    tokens: int
+    window_tokens: int
+    seed: int
+
+
+class QualityRecord(Document):
+    """One measured quality value with all that makes it comparable."""
+
+    metric: Literal["loss_nats", "perplexity", "kl_nats", "top1_agreement"]
+    value: float
+    corpus: str
+    corpus_sha256: str
+    length_tokens: int
+    tokens: int
+    reference: str | None = None
+
+
+class CompressionCost(Document):
+    """What making the variant took."""
+
+    wall_s: float
+    peak_memory_bytes: int
+    stages_s: dict[str, float]
+
+
+class VariantManifest(Document):
+    """The content of `variant.json`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    base: BaseModelRef
+    method: MethodRef
+    calibration: CalibrationRef | None
+    layers: tuple[LayerShape, ...]
+    footprint: Footprint
+    ratios: Ratios
+    expressibility: Literal["stock", "per-layer"]
+    architecture: str = Field(description="the class the checkpoint names, which may be a lossless re-labelling")
+    recovery: None = None
+    quality: tuple[QualityRecord, ...] = ()
+    cost: CompressionCost
+    versions: dict[str, str]
+    checksums: dict[str, str] = Field(description="SHA-256 of every other file in the directory")
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the weights and the configuration, stamped on served responses."""
+        return hashlib.sha256(repr(sorted(self.checksums.items())).encode()).hexdigest()[:12]
+
+
+def is_variant(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def load_variant(folder: Path) -> VariantManifest:
+    """Raises ConfigError if there is no valid manifest."""
+    return VariantManifest.load(folder / MANIFEST_NAME)
+
+
+def verify_checksums(folder: Path, manifest: VariantManifest) -> None:
+    """Raises CheckpointError naming the first file that is missing or differs from what was written."""
+    for name, expected in sorted(manifest.checksums.items()):
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, variant.json lists it. Run compress again for this variant.")
+        if sha256_of_file(path) != expected:
+            raise CheckpointError(
+                f"{path} is damaged: its SHA-256 differs from variant.json. Run compress again for this variant."
+            )
