@@ -31,7 +31,7 @@ class VariantEntry(Document):
 
 
 class Fleet(Document):
-    """The whole file. Defaults suit one machine; every engine gets the same settings unless its entry says otherwise."""
+    """The whole file. Defaults suit one machine; all engines get the same settings unless an entry says otherwise."""
 
     schema_version: Literal[1] = 1
     variants: tuple[VariantEntry, ...] = Field(min_length=1)
