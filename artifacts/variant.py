@@ -154,3 +154,20 @@ def verify_checksums(folder: Path, manifest: VariantManifest) -> None:
             raise CheckpointError(
                 f"{path} is damaged: its SHA-256 differs from variant.json. Run compress again for this variant."
             )
+
+
+def record_quality(folder: Path, records: tuple[QualityRecord, ...]) -> VariantManifest:
+    """Adds measured values to `variant.json`, replacing earlier ones of the same metric, corpus and length.
+
+    Raises ConfigError if the folder has no manifest.
+    """
+    manifest = load_variant(folder)
+    replaced = {_quality_key(record) for record in records}
+    kept = tuple(record for record in manifest.quality if _quality_key(record) not in replaced)
+    updated = manifest.model_copy(update={"quality": kept + records})
+    updated.save(folder / MANIFEST_NAME)
+    return updated
+
+
+def _quality_key(record: QualityRecord) -> tuple[str, str, int]:
+    return record.metric, record.corpus_sha256, record.length_tokens

@@ -1,0 +1,186 @@
+"""From run directories to what the report says: pure data, written as `report.json` beside the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from artifacts.document import Document
+from artifacts.errors import ConfigError
+from artifacts.provenance import Provenance
+from artifacts.run import ArmSummary, Estimate, Gate, RunManifest, Workload, load_run
+from artifacts.variant import QualityRecord, VariantManifest
+from laws.roofline import Hardware, decode_ceiling
+
+# The pairs that make up a speed-up, best first for headlines.
+SPEEDUPS = {
+    "speedup_output_tokens_per_s": "tokens/s",
+    "speedup_tpot_p50": "TPOT p50",
+    "speedup_ttft_p50": "TTFT p50",
+    "speedup_e2e_p50": "E2E p50",
+}
+
+
+class CeilingRow(Document):
+    """One arm at one level beside the roofline's bound."""
+
+    model: str
+    level: str
+    batch: int
+    ceiling_tokens_per_s: float
+    measured_tokens_per_s: float
+    reached_ratio: float
+    bound_by: str
+    predicted_speedup: float | None
+
+
+class LevelFinding(Document):
+    """One run."""
+
+    folder: str
+    label: str
+    loop: Literal["closed", "open"]
+    load_value: float
+    valid: bool
+    gates: tuple[Gate, ...]
+    arms: tuple[ArmSummary, ...]
+    speedups: dict[str, dict[str, Estimate]]
+    block_speedups: dict[str, tuple[float, ...]]
+
+
+class Findings(Document):
+    """Everything on the page."""
+
+    schema_version: Literal[1] = 1
+    reference: str | None
+    models: tuple[str, ...]
+    variants: dict[str, VariantManifest]
+    levels: tuple[LevelFinding, ...]
+    workload: Workload
+    ceilings: tuple[CeilingRow, ...]
+    hardware: Hardware | None
+    provenance: Provenance
+    commands: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        return all(level.valid for level in self.levels)
+
+
+def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
+    """Raises ConfigError if a folder holds no run, or the runs do not belong together."""
+    runs = [(folder, load_run(folder)) for folder in folders]
+    _require_one_experiment(runs)
+    first = runs[0][1]
+    variants = _served_manifests([run for _, run in runs])
+    levels = tuple(sorted((_level_finding(f, r) for f, r in runs), key=lambda level: (level.loop, level.load_value)))
+    return Findings(
+        reference=first.against,
+        models=tuple(arm.model for arm in first.arms),
+        variants=variants,
+        levels=levels,
+        workload=first.workload,
+        ceilings=_ceilings([run for _, run in runs], variants, hardware) if hardware else (),
+        hardware=hardware,
+        provenance=first.provenance,
+        commands=tuple(_replay_command(folder, run) for folder, run in runs),
+    )
+
+
+def quality_value(manifest: VariantManifest, metric: str) -> float | None:
+    """The last recorded value of a metric, or None."""
+    values = [record.value for record in manifest.quality if record.metric == metric]
+    return values[-1] if values else None
+
+
+def quality_protocol(variants: dict[str, VariantManifest]) -> QualityRecord | None:
+    """Any record: all share corpus and length, which is checked where they are drawn together."""
+    return next((record for manifest in variants.values() for record in manifest.quality), None)
+
+
+def _require_one_experiment(runs: list[tuple[Path, RunManifest]]) -> None:
+    first_folder, first = runs[0]
+    for folder, run in runs[1:]:
+        same = run.models == first.models and run.against == first.against
+        if not (same and run.workload.prompt_tokens == first.workload.prompt_tokens):
+            raise ConfigError(
+                f"{folder} and {first_folder} measured different models or workloads. "
+                "Give runs that differ in their load level alone."
+            )
+
+
+def _served_manifests(runs: list[RunManifest]) -> dict[str, VariantManifest]:
+    found: dict[str, VariantManifest] = {}
+    for run in runs:
+        for name, entry in run.served.items():
+            raw = _manifest_of(entry)
+            if raw is not None:
+                found[name] = VariantManifest.parse(raw, f"the served manifest of {name}")
+    return found
+
+
+def _manifest_of(entry: dict[str, Any]) -> object | None:
+    extra = entry.get("prunebench")
+    return extra.get("manifest") if isinstance(extra, dict) else None
+
+
+def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
+    loads = (run.level.concurrency, run.level.rate_per_s)
+    headline = next(iter(SPEEDUPS))
+    return LevelFinding(
+        folder=folder.name,
+        label=run.level.label,
+        loop=run.level.loop,
+        load_value=float(next(load for load in loads if load is not None)),
+        valid=run.valid,
+        gates=run.gates,
+        arms=run.arms,
+        speedups={c.model: c.ratios for c in run.comparisons},
+        block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons},
+    )
+
+
+def _ceilings(
+    runs: list[RunManifest], variants: dict[str, VariantManifest], hardware: Hardware
+) -> tuple[CeilingRow, ...]:
+    rows = [row for run in runs for arm in run.arms if (row := _ceiling_row(run, arm, variants, hardware)) is not None]
+    return tuple(rows)
+
+
+def _ceiling_row(
+    run: RunManifest, arm: ArmSummary, variants: dict[str, VariantManifest], hardware: Hardware
+) -> CeilingRow | None:
+    """None for open loops (the batch is not fixed) and for models without a manifest."""
+    batch, measured = run.level.concurrency, arm.measures.get("output_tokens_per_s")
+    if batch is None or measured is None or arm.model not in variants:
+        return None
+    # On average half of the output is in the cache while a request decodes.
+    context_tokens = run.workload.prompt_tokens + run.workload.output_tokens / 2
+    ceiling = decode_ceiling(variants[arm.model].footprint, hardware, batch, context_tokens)
+    reference = variants.get(run.against) if run.against else None
+    dense = decode_ceiling(reference.footprint, hardware, batch, context_tokens) if reference else None
+    return CeilingRow(
+        model=arm.model,
+        level=run.level.label,
+        batch=batch,
+        ceiling_tokens_per_s=ceiling.tokens_per_s,
+        measured_tokens_per_s=measured,
+        reached_ratio=measured / ceiling.tokens_per_s,
+        bound_by=ceiling.bound_by,
+        predicted_speedup=dense.step_s / ceiling.step_s if dense else None,
+    )
+
+
+def _replay_command(folder: Path, run: RunManifest) -> str:
+    level = (
+        f"--concurrency {run.level.concurrency}"
+        if run.level.loop == "closed"
+        else f"--rate {run.level.rate_per_s:g} --arrivals {run.level.arrivals}"
+    )
+    models = " ".join(f"--model {model}" for model in run.models)
+    against = f" --against {run.against}" if run.against else ""
+    return (
+        f"prunebench loadtest --url {run.url} {models}{against} {level} --duration {run.duration_s:g} "
+        f"--blocks {run.blocks} --prompt-tokens {run.workload.prompt_tokens} "
+        f"--output-tokens {run.workload.output_tokens} --seed {run.workload.seed} --out {folder.name}"
+    )

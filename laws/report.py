@@ -1,0 +1,102 @@
+"""Writes the report: one HTML file that opens offline, and its numbers as JSON beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from artifacts.errors import ConfigError
+from artifacts.files import write_text_atomically
+from artifacts.run import Estimate
+from artifacts.units import format_bytes, format_count, format_ratio, format_seconds
+from laws.figures import HEADLINE, PANELS, colour_of
+from laws.findings import SPEEDUPS, Findings, gather_findings, quality_protocol, quality_value
+from laws.roofline import Hardware
+
+_PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+def write_report(folders: list[Path], out: Path, hardware_file: Path | None = None) -> dict[str, Any]:
+    """Reads the runs, writes `out` and the `.json` beside it; returns what the verb prints.
+
+    Raises ConfigError if a folder holds no run, the runs do not belong together, or `out` is a folder.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder. Give the name of the HTML file to write, e.g. {out / 'report.html'}.")
+    hardware = Hardware.load(hardware_file) if hardware_file else None
+    findings = gather_findings(folders, hardware)
+    data = out.with_suffix(".json")
+    findings.save(data)
+    write_text_atomically(out, render(findings))
+    return {"report": str(out), "data": str(data), "valid": findings.valid, "verdicts": headline_rows(findings)}
+
+
+def render(findings: Findings) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        bytes=format_bytes, count=format_count, share=format_ratio, seconds=format_seconds, ratio=format_estimate
+    )
+    return environment.get_template("report.html.jinja").render(
+        findings=findings,
+        headlines=headline_rows(findings),
+        panels=[(name, title, _to_div(figure)) for name, title, draw in PANELS if (figure := draw(findings))],
+        plotly_js=get_plotlyjs(),
+        protocol=quality_protocol(findings.variants),
+        quality={name: _quality_row(findings, name) for name in findings.models if name in findings.variants},
+        speedups=SPEEDUPS,
+    )
+
+
+def headline_rows(findings: Findings) -> list[dict[str, Any]]:
+    """Per variant: the headline ratio at the lowest and the highest level, and the rise in held-out loss."""
+    dense = findings.variants.get(findings.reference or "")
+    dense_loss = quality_value(dense, "loss_nats") if dense else None
+    rows: list[dict[str, Any]] = []
+    for model in findings.levels[-1].speedups:
+        manifest = findings.variants.get(model)
+        loss = quality_value(manifest, "loss_nats") if manifest else None
+        at_levels = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
+        rows.append(
+            {
+                "model": model,
+                "colour": colour_of(model, findings),
+                "levels": [{"level": label, **estimate.model_dump()} for label, estimate in at_levels],
+                "speedup": at_levels[-1][1].model_dump(),
+                "level": at_levels[-1][0],
+                "faster": _is_faster(at_levels[-1][1]),
+                "loss_rise_nats": None if loss is None or dense_loss is None else loss - dense_loss,
+                "params_removed": manifest.ratios.params_total if manifest else None,
+            }
+        )
+    return rows
+
+
+def format_estimate(estimate: Estimate | dict[str, Any]) -> str:
+    """`1.31× [1.27, 1.35]`; without an interval, the value alone."""
+    e = Estimate.model_validate(estimate) if isinstance(estimate, dict) else estimate
+    if e.low is None or e.high is None:
+        return f"{e.value:.2f}×"
+    return f"{e.value:.2f}× [{e.low:.2f}, {e.high:.2f}]"
+
+
+def _is_faster(estimate: Estimate) -> str:
+    if estimate.low is not None and estimate.low > 1:
+        return "faster"
+    if estimate.high is not None and estimate.high < 1:
+        return "slower"
+    return "no difference shown"
+
+
+def _quality_row(findings: Findings, model: str) -> dict[str, float | None]:
+    metrics = ("loss_nats", "perplexity", "kl_nats", "top1_agreement")
+    return {metric: quality_value(findings.variants[model], metric) for metric in metrics}
+
+
+def _to_div(figure: go.Figure) -> str:
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOT_CONFIG, default_width="100%"))

@@ -1,0 +1,121 @@
+"""The variant manifest: ratios, checksums, quality records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from artifacts.errors import CheckpointError, ConfigError
+from artifacts.files import sha256_of_file
+from artifacts.variant import (
+    MANIFEST_NAME,
+    BaseModelRef,
+    CompressionCost,
+    Footprint,
+    LayerShape,
+    MethodRef,
+    QualityRecord,
+    Ratios,
+    VariantManifest,
+    is_variant,
+    load_variant,
+    record_quality,
+    verify_checksums,
+)
+
+BASE = Footprint(params_total=100, params_blocks=80, weights_bytes=200, kv_bytes_per_token=64, flops_per_token=180)
+HALF = Footprint(params_total=60, params_blocks=40, weights_bytes=120, kv_bytes_per_token=64, flops_per_token=90)
+
+
+def make_manifest(checksums: dict[str, str], quality: tuple[QualityRecord, ...] = ()) -> VariantManifest:
+    method = MethodRef(name="random", config={}, units=("ffn",), compensate=False, seed=0, multiple_of=1)
+    return VariantManifest(
+        name="half",
+        base=BaseModelRef(name="base", sha256="ab", architecture="LlamaForCausalLM", footprint=BASE),
+        method=method,
+        calibration=None,
+        layers=(LayerShape(index=0, query_heads=4, kv_heads=2, ffn_width=8),),
+        footprint=HALF,
+        ratios=Ratios.between(0.5, BASE, HALF),
+        expressibility="stock",
+        architecture="LlamaForCausalLM",
+        quality=quality,
+        cost=CompressionCost(wall_s=1, peak_memory_bytes=1, stages_s={}),
+        versions={},
+        checksums=checksums,
+    )
+
+
+def loss(value: float, corpus: str = "c") -> QualityRecord:
+    return QualityRecord(
+        metric="loss_nats", value=value, corpus=corpus, corpus_sha256=corpus, length_tokens=8, tokens=9
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    manifest = make_manifest({"model.safetensors": sha256_of_file(tmp_path / "model.safetensors")})
+    manifest.save(tmp_path / MANIFEST_NAME)
+    return tmp_path
+
+
+def test_ratios_are_removed_shares() -> None:
+    ratios = Ratios.between(0.5, BASE, HALF)
+    assert ratios.params_total == pytest.approx(0.4)
+    assert ratios.params_blocks == pytest.approx(0.5)
+    assert ratios.kv_bytes_per_token == 0
+    assert ratios.flops_per_token == pytest.approx(0.5)
+
+
+def test_manifest_survives_the_disk(folder: Path) -> None:
+    manifest = load_variant(folder)
+    assert is_variant(folder)
+    assert manifest == make_manifest(manifest.checksums)
+
+
+def test_intact_folder_verifies(folder: Path) -> None:
+    verify_checksums(folder, load_variant(folder))
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"), [(b"weightz", "damaged"), (None, "missing")], ids=["one byte differs", "file is gone"]
+)
+def test_damage_is_named(folder: Path, damage: bytes | None, word: str) -> None:
+    shard = folder / "model.safetensors"
+    if damage is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(damage)
+    with pytest.raises(CheckpointError, match=word) as caught:
+        verify_checksums(folder, load_variant(folder))
+    assert "model.safetensors" in str(caught.value)
+
+
+def test_fingerprint_follows_the_weights() -> None:
+    one, same, other = (make_manifest({"w": digest}).fingerprint for digest in ("aa", "aa", "ab"))
+    assert one == same != other
+    assert len(one) == 12
+
+
+def test_recorded_quality_replaces_its_own_kind_only(folder: Path) -> None:
+    record_quality(folder, (loss(2.0), loss(3.0, "other")))
+    manifest = record_quality(folder, (loss(1.5),))
+    assert {(r.corpus, r.value) for r in manifest.quality} == {("c", 1.5), ("other", 3.0)}
+    assert load_variant(folder) == manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{", "cannot be read"), ("{}", "not a valid VariantManifest"), ('{"surprise": 1}', "not a valid")],
+)
+def test_bad_manifest_is_one_sentence(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / MANIFEST_NAME).write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        load_variant(tmp_path)
+
+
+def test_missing_manifest_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_variant(tmp_path)
