@@ -113,7 +113,7 @@ def trade_figure(findings: Findings) -> go.Figure | None:
     dense_loss = quality_value(dense, "loss_nats") if dense else None
     if dense_loss is None:
         return None
-    figure = _figure("held-out loss: rise over the reference, nats per token", f"tokens/s ratio at {level.label}")
+    figure = _figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
     figure.add_scatter(x=[0], y=[1], **_point_style(findings.reference or "", findings))
     for model, speedups in level.speedups.items():
         manifest = findings.variants.get(model)
