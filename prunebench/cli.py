@@ -202,12 +202,17 @@ def demo(
     ),
 ) -> None:
     """The whole job on the embedded model: prune, serve with vLLM, load-test, report. Ten minutes on 2 cores."""
-    from prunebench.console import print_result, show_progress
+    from laws.findings import Findings
+    from laws.table import summary_rows
+    from prunebench.console import print_result, show_progress, show_table
     from prunebench.demo import run_demo
 
     with show_progress() as progress:
         result = run_demo(out, progress)
+    show_table(summary_rows(Findings.load(Path(result["data"]))))
     print_result(result)
+    if not result["valid"]:
+        raise typer.Exit(1)
 
 
 def parse_units(text: str | None) -> tuple[str, ...] | None:

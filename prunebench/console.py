@@ -18,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from artifacts.progress import Progress as ProgressCall
@@ -72,6 +73,14 @@ def show_progress() -> Iterator[ProgressCall]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TimeLeftColumn(), console=console) as bars:
         yield StageBars(bars)
+
+
+def show_table(rows: list[list[str]]) -> None:
+    """A table on stderr; the first row is the header."""
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(stderr=True).print(table)
 
 
 def note(message: str) -> None:

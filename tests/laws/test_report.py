@@ -14,6 +14,7 @@ from artifacts.run import Estimate, Level, RunManifest
 from laws.findings import gather_findings, quality_value
 from laws.report import format_estimate, headline_rows, write_report
 from laws.roofline import Hardware
+from laws.table import as_markdown, summary_rows
 from tests.laws.conftest import SMALL, make_run, manifest
 
 Writer = Callable[[str, RunManifest], Path]
@@ -120,3 +121,11 @@ def test_quality_is_the_latest_value_or_unknown() -> None:
 )
 def test_estimates_read_well(estimate: Estimate, text: str) -> None:
     assert format_estimate(estimate) == format_estimate(estimate.model_dump()) == text
+
+
+def test_summary_has_a_row_per_model_and_a_ratio_per_level(folders: list[Path]) -> None:
+    header, dense, small = summary_rows(gather_findings(folders, None))
+    assert header[-2:] == ["× tokens/s, concurrency 1", "× tokens/s, concurrency 4"]
+    assert dense == ["dense", "100", "0.0 %", "0.0 %", "2.000", "1", "1"]
+    assert small == ["small", "60", "40.0 %", "0.0 %", "2.250", "1.50× [1.40, 1.60]", "1.50× [1.40, 1.60]"]
+    assert as_markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
