@@ -1,0 +1,110 @@
+"""Everything that `variant.json` says about a variant, gathered from what was asked, what was done and the files."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from artifacts.files import sha256_of_file
+from artifacts.progress import Progress
+from artifacts.provenance import package_versions
+from artifacts.variant import (
+    BaseModelRef,
+    CalibrationRef,
+    CompressionCost,
+    LayerShape,
+    MethodRef,
+    Ratios,
+    VariantManifest,
+)
+from compressors.arch import LayerView
+from compressors.export import PROBE_NAME
+from compressors.footprint import footprint_of_folder
+from compressors.plan import Plan
+from compressors.sequential import PruningJob
+from compressors.source import Source, is_tied
+
+_VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "datasets")
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds per stage, in the order the stages ran."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, progress: Progress) -> Iterator[None]:
+        progress(name, 0, 1)
+        before = time.perf_counter()
+        yield
+        self.stages_s[name] = time.perf_counter() - before
+        progress(name, 1, 1)
+
+    def cost(self) -> CompressionCost:
+        """Up to now. The peak is that of the whole process, which is more than the compression's own if it did more."""
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall_s = time.perf_counter() - self.started_s
+        return CompressionCost(wall_s=wall_s, peak_memory_bytes=peak_kib * 1024, stages_s=dict(self.stages_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How a variant came to be: its source, the resolved job, the text, and the layers' shapes after the cut."""
+
+    name: str
+    ratio: float
+    source: Source
+    job: PruningJob
+    calibration: CalibrationRef | None
+    layers: tuple[LayerShape, ...]
+    architecture: str
+
+
+def shapes_after(plan: Plan, layers: tuple[LayerView, ...]) -> tuple[LayerShape, ...]:
+    """`layers` are the base model's, already cut; a removed layer counts no units."""
+    return tuple(
+        layer.shape(index)
+        if kept.present
+        else LayerShape(index=index, present=False, query_heads=0, kv_heads=0, ffn_width=0)
+        for index, (layer, kept) in enumerate(zip(layers, plan.layers, strict=True))
+    )
+
+
+def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> VariantManifest:
+    """The manifest of the checkpoint in `folder`; footprint, ratios and checksums come from its files."""
+    source = making.source
+    footprint = footprint_of_folder(folder, tied=is_tied(source.config))
+    return VariantManifest(
+        name=making.name,
+        base=BaseModelRef(
+            name=source.name, sha256=source.sha256, architecture=source.architecture, footprint=source.footprint
+        ),
+        method=_method_ref(making.job),
+        calibration=making.calibration,
+        layers=making.layers,
+        footprint=footprint,
+        ratios=Ratios.between(making.ratio, source.footprint, footprint),
+        expressibility="stock",
+        architecture=making.architecture,
+        cost=cost,
+        versions={"python": platform.python_version(), **package_versions(_VERSIONED)},
+        checksums={path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != PROBE_NAME},
+    )
+
+
+def _method_ref(job: PruningJob) -> MethodRef:
+    return MethodRef(
+        name=job.method.name,
+        config=job.method.resolved_config,
+        units=job.units,
+        compensate=job.compensate,
+        seed=job.seed,
+        multiple_of=job.budget.multiple_of,
+    )

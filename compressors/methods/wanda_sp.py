@@ -1,0 +1,39 @@
+"""Wanda-sp: a unit matters as much as its consumer weights, each weighted by how large its input really is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from artifacts.errors import ConfigError
+from compressors.arch import UnitGroup
+from compressors.plan import keep_highest
+from compressors.registry import Method, WidthEvidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WandaSpConfig:
+    """No knobs."""
+
+
+def unit_scores(group: UnitGroup, input_norms: Tensor) -> Tensor:
+    """[units] sum over a unit's consumer columns c of sum_j |W_jc| * ||X_c||_2, X over the calibration tokens."""
+    return group.per_unit(group.consumer.weight.abs().sum(dim=0) * input_norms)
+
+
+def select(config: WandaSpConfig, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
+    """Raises ConfigError without calibration."""
+    if evidence.input_norms is None:
+        raise ConfigError("wanda_sp needs calibration text. Give --calibration FILE or a hub dataset.")
+    return keep_highest(unit_scores(evidence.group, evidence.input_norms), kept)
+
+
+METHOD = Method(
+    name="wanda_sp",
+    config=WandaSpConfig(),
+    units=("ffn", "kv"),
+    needs_calibration=True,
+    paper="Sun et al., Wanda (arXiv 2306.11695), in the structured form of An et al., FLAP (arXiv 2312.11983)",
+    select_width=select,
+)

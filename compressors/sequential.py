@@ -1,0 +1,105 @@
+"""Pruning in order: each layer is chosen, cut and repaired on what the already pruned layers before it really output.
+
+Choosing on the dense model's activations would ignore that errors add up; going in order lets every repair also make
+good what earlier layers lost.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from artifacts.progress import Progress
+from artifacts.variant import Unit
+from compressors.arch import LayerView, ModelView, UnitGroup, WidthUnit
+from compressors.budget import Budget
+from compressors.compensation import refit_consumer
+from compressors.plan import LayerPlan, Plan
+from compressors.registry import Method, WidthEvidence
+from compressors.statistics import ConsumerStatistics
+from compressors.streams import Streams, hidden_states
+from compressors.surgery import keep_layers, keep_units, unit_slots
+
+# Attention comes first in a layer, so the FFN is chosen and repaired on what the cut attention gives.
+_WIDTH_ORDER: tuple[WidthUnit, ...] = ("kv", "ffn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningJob:
+    """Everything that decides the plan besides the model and the calibration windows."""
+
+    method: Method
+    units: tuple[Unit, ...]
+    budget: Budget
+    compensate: bool
+    seed: int
+
+    def select_width(self, evidence: WidthEvidence, unit: WidthUnit) -> tuple[int, ...]:
+        assert self.method.select_width is not None
+        kept = self.budget.kv_heads if unit == "kv" else self.budget.ffn_width
+        return self.method.select_width(self.method.config, evidence, kept)
+
+
+def prune_model(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
+    """Cuts the model in place and returns what survived. `windows` [windows, tokens] are the calibration ids."""
+    if job.method.select_layers is not None:
+        return _prune_depth(view, job, windows, progress)
+    return _prune_widths(view, job, windows, progress)
+
+
+def _prune_depth(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
+    assert job.method.select_layers is not None and windows is not None
+    total = len(view.layers)
+    progress("prune", 0, total)
+    kept = job.method.select_layers(job.method.config, hidden_states(view, windows), job.budget.layers)
+    plan = Plan(tuple(_whole_layer(layer, index in kept) for index, layer in enumerate(view.layers)))
+    keep_layers(view, plan.kept_layers)
+    progress("prune", total, total)
+    return plan
+
+
+def _prune_widths(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
+    total = len(view.layers)
+    streams = None if windows is None else Streams(view, windows, keep_dense=job.compensate)
+    plans: list[LayerPlan] = []
+    for index, layer in enumerate(view.layers):
+        progress("prune", index, total)
+        dense = LayerView(copy.deepcopy(layer.module)) if job.compensate else None
+        plans.append(_prune_layer(index, layer, dense, job, streams))
+        if streams is not None and index + 1 < total:
+            streams.advance(index, layer, dense)
+    progress("prune", total, total)
+    return Plan(tuple(plans))
+
+
+def _prune_layer(
+    index: int, layer: LayerView, dense: LayerView | None, job: PruningJob, streams: Streams | None
+) -> LayerPlan:
+    kept: dict[WidthUnit, tuple[int, ...]] = {unit: tuple(range(layer.group(unit).count)) for unit in _WIDTH_ORDER}
+    for unit in _WIDTH_ORDER:
+        if unit in job.units:
+            statistics = None if streams is None else streams.observe(index, layer, dense, unit)
+            group = layer.group(unit)
+            norms = None if statistics is None else statistics.input_norms
+            evidence = WidthEvidence(group=group, input_norms=norms, random=Random(f"{job.seed}/{index}/{unit}"))
+            kept[unit] = job.select_width(evidence, unit)
+            _cut_and_repair(group, kept[unit], statistics if job.compensate else None)
+    return LayerPlan(kv_groups=kept["kv"], ffn_channels=kept["ffn"])
+
+
+def _cut_and_repair(group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None) -> None:
+    """Nothing removed means nothing to repair: such a layer keeps its weights bit for bit."""
+    if len(kept) == group.count:
+        return
+    keep_units(group, kept)
+    if statistics is not None:
+        refit_consumer(group.consumer, statistics, unit_slots(kept, group.columns_per_unit))
+
+
+def _whole_layer(layer: LayerView, present: bool) -> LayerPlan:
+    return LayerPlan(
+        present=present, kv_groups=tuple(range(layer.kv_heads)), ffn_channels=tuple(range(layer.ffn_width))
+    )

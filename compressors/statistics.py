@@ -1,0 +1,35 @@
+"""What the calibration set says about one consumer matrix: how large its inputs are, how they move together, and what
+its output should have been."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ConsumerStatistics:
+    """Sums over calibration tokens, for consumer inputs X [tokens, columns] and wanted outputs Y [tokens, rows].
+
+    `energy` [columns] is the sum of squares of X. `gram` [columns, columns] is X^T X and `cross` [rows, columns] is
+    Y^T X; both exist only where a repair will need them. Products are taken in the type of X, sums in float64.
+    """
+
+    def __init__(self, columns: int, rows: int, *, full: bool, device: torch.device) -> None:
+        self.tokens = 0
+        self.energy = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(columns, columns, dtype=torch.float64, device=device) if full else None
+        self.cross = torch.zeros(rows, columns, dtype=torch.float64, device=device) if full else None
+
+    def add(self, inputs: Tensor, wanted: Tensor | None = None) -> None:
+        """`inputs` [..., columns]; `wanted` [..., rows] is required where the repair's sums are kept."""
+        x = inputs.reshape(-1, inputs.shape[-1])
+        self.tokens += len(x)
+        self.energy += x.double().square().sum(dim=0)
+        if self.gram is not None and self.cross is not None and wanted is not None:
+            self.gram += x.T @ x
+            self.cross += wanted.reshape(-1, wanted.shape[-1]).T @ x
+
+    @property
+    def input_norms(self) -> Tensor:
+        """[columns] Euclidean norm of each input over all tokens, float32."""
+        return self.energy.sqrt().float()
