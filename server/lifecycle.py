@@ -1,0 +1,63 @@
+"""In which state is a variant, how did it come there, and when is it tried again?
+
+A pure value: the supervisor replaces it, everybody else reads it. A variant whose worker dies waits, each time twice
+as long up to a ceiling, and is forgiven after it has served for a while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+State = Literal["queued", "starting", "ready", "backoff", "stopped"]
+STATES: tuple[State, ...] = get_args(State)
+
+FIRST_DELAY_S = 1.0
+CEILING_DELAY_S = 60.0
+FORGIVEN_AFTER_S = 300.0
+
+_NEXT: dict[State, tuple[State, ...]] = {
+    "queued": ("starting", "stopped"),
+    "starting": ("ready", "backoff", "stopped"),
+    "ready": ("backoff", "stopped"),
+    "backoff": ("starting", "stopped"),
+    "stopped": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """`since_s` is on the caller's monotonic clock; `failures` counts those in a row, `restarts` all of them."""
+
+    state: State = "queued"
+    since_s: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    reason: str | None = None
+
+    def starting(self, now_s: float) -> Lifecycle:
+        restarts = self.restarts + (self.state == "backoff")
+        return replace(self._to("starting", now_s), restarts=restarts)
+
+    def ready(self, now_s: float) -> Lifecycle:
+        return replace(self._to("ready", now_s), reason=None)
+
+    def failed(self, now_s: float, reason: str) -> Lifecycle:
+        forgiven = self.state == "ready" and now_s - self.since_s >= FORGIVEN_AFTER_S
+        failures = 1 if forgiven else self.failures + 1
+        return replace(self._to("backoff", now_s), failures=failures, reason=reason)
+
+    def stopped(self, now_s: float) -> Lifecycle:
+        return self if self.state == "stopped" else self._to("stopped", now_s)
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds to wait in `backoff` before the next start; 0 in every other state."""
+        if self.state != "backoff":
+            return 0.0
+        return float(min(CEILING_DELAY_S, FIRST_DELAY_S * 2 ** min(self.failures - 1, 30)))
+
+    def _to(self, state: State, now_s: float) -> Lifecycle:
+        if state not in _NEXT[self.state]:
+            raise ValueError(f"a variant cannot go from {self.state} to {state}; allowed: {_NEXT[self.state]}")
+        return replace(self, state=state, since_s=now_s)

@@ -1,0 +1,120 @@
+"""What does the gateway itself count, and under which bounded labels?
+
+A label's value never comes from a client: an unknown model is `_unknown`, an unlisted path `other`. Buckets start at
+half a millisecond, because small models answer their first token in one or two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.lifecycle import STATES
+from server.registry import Registry
+
+UNKNOWN_VARIANT = "_unknown"
+CLIENT_GONE = 499
+
+TIME_BUCKETS_S = (
+    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
+)
+
+FORWARDED_ROUTES = (
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
+    *("/v1/score", "/v1/rerank", "/tokenize", "/detokenize"),
+)
+
+
+class GatewayMetrics:
+    """Counters and histograms of one gateway, in a registry of its own."""
+
+    def __init__(self, variants: Registry) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(FleetCollector(variants))
+        self._requests = Counter(
+            "prunebench_requests",
+            "Requests answered, by HTTP status (499: the client went away, 502: the worker did).",
+            ("variant", "route", "code"),
+            registry=self._registry,
+        )
+        self._first_byte = Histogram(
+            "prunebench_time_to_first_byte_seconds",
+            "From the request's arrival to the first byte of the response body.",
+            ("variant", "route"),
+            registry=self._registry,
+            buckets=TIME_BUCKETS_S,
+        )
+        self._duration = Histogram(
+            "prunebench_request_duration_seconds",
+            "From the request's arrival to the last byte of the response.",
+            ("variant", "route"),
+            registry=self._registry,
+            buckets=TIME_BUCKETS_S,
+        )
+        self._counts: dict[str, list[int]] = {}
+
+    def observe(self, request: ObservedRequest) -> None:
+        """Counts a request that has ended."""
+        ended_s = time.perf_counter()
+        labels = (request.variant, request.route)
+        self._requests.labels(*labels, str(request.code)).inc()
+        if request.first_byte_s is not None:
+            self._first_byte.labels(*labels).observe(request.first_byte_s - request.began_s)
+        self._duration.labels(*labels).observe(ended_s - request.began_s)
+        counts = self._counts.setdefault(request.variant, [0, 0])
+        counts[0] += 1
+        counts[1] += request.code >= 400
+
+    def counts(self, variant: str) -> tuple[int, int]:
+        """Requests ended so far, and how many of them with an error."""
+        requests, failures = self._counts.get(variant, (0, 0))
+        return requests, failures
+
+    def exposition(self) -> str:
+        """Prometheus text format 0.0.4."""
+        return generate_latest(self._registry).decode()
+
+
+@dataclass(slots=True)
+class ObservedRequest:
+    """What is noted about one request while it runs."""
+
+    route: str
+    variant: str = UNKNOWN_VARIANT
+    code: int = 500
+    began_s: float = field(default_factory=time.perf_counter)
+    first_byte_s: float | None = None
+
+
+class FleetCollector(Collector):
+    """State, requests in flight and restarts, read from the registry at the moment of the scrape."""
+
+    def __init__(self, variants: Registry) -> None:
+        self._variants = variants
+
+    def collect(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            "prunebench_requests_in_flight", "Requests that the variant is answering now.", labels=("variant",)
+        )
+        state = GaugeMetricFamily(
+            "prunebench_variant_state", "1 for the state the variant is in.", labels=("variant", "state")
+        )
+        restarts = CounterMetricFamily(
+            "prunebench_worker_restarts", "Starts of the variant's worker after a crash.", labels=("variant",)
+        )
+        for variant in self._variants:
+            in_flight.add_metric((variant.name,), variant.in_flight)
+            restarts.add_metric((variant.name,), variant.lifecycle.restarts)
+            for name in STATES:
+                state.add_metric((variant.name, name), variant.lifecycle.state == name)
+        yield from (in_flight, state, restarts)
+
+
+def route_label(path: str) -> str:
+    return path if path in FORWARDED_ROUTES else "other"

@@ -1,0 +1,154 @@
+"""Which connection does a request travel on, and when is it safe to try once more?
+
+Connections to one upstream are kept and reused, newest first. A kept connection may have been closed by the engine at
+the moment of use: if it had served before and not one byte came back, the request goes once over a fresh connection.
+Nothing else is ever retried, because a generation that has begun must not be begun twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from server.connection import ResponseHead, UpstreamConnection, UpstreamLost
+
+CONNECT_TIMEOUT_S = 5.0
+IDLE_CONNECTIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an upstream listens: a Unix socket, or host and port with an optional path prefix."""
+
+    socket_path: str | None = None
+    host: str = "localhost"
+    port: int = 80
+    prefix: str = ""
+
+    @classmethod
+    def of_url(cls, url: str) -> Address:
+        """`http://host:port/prefix`; a trailing `/v1` is dropped because request paths carry it."""
+        parts = urlsplit(url)
+        prefix = parts.path.rstrip("/").removesuffix("/v1")
+        return cls(host=parts.hostname or "localhost", port=parts.port or 80, prefix=prefix)
+
+    @property
+    def authority(self) -> str:
+        return "localhost" if self.socket_path else f"{self.host}:{self.port}"
+
+
+class UpstreamPool:
+    """The idle connections to one address."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._idle: list[UpstreamConnection] = []
+
+    def take_idle(self) -> UpstreamConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost:
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Raises OSError if nothing listens there (TimeoutError is one)."""
+        loop = asyncio.get_running_loop()
+        address = self.address
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if address.socket_path is not None:
+                _, protocol = await loop.create_unix_connection(lambda: UpstreamConnection(loop), address.socket_path)
+            else:
+                _, protocol = await loop.create_connection(lambda: UpstreamConnection(loop), address.host, address.port)
+        return protocol
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        if connection.reusable and not connection.lost and len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+
+class Exchange:
+    """One request and its response. `finish` after the last byte, `abort` at any time; both may be called again."""
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+        self._connection: UpstreamConnection | None = None
+        self._aborted = False
+
+    async def start(self, request: bytes) -> ResponseHead:
+        """Raises OSError if the upstream cannot be reached, UpstreamLost if it closes without an answer."""
+        idle = self._pool.take_idle()
+        if idle is not None:
+            try:
+                return await self._send(idle, request)
+            except UpstreamLost:
+                if idle.answered or self._aborted:
+                    raise
+        return await self._send(await self._pool.connect(), request)
+
+    async def _send(self, connection: UpstreamConnection, request: bytes) -> ResponseHead:
+        self._connection = connection
+        if self._aborted:
+            connection.abort()
+            raise UpstreamLost
+        connection.send(request)
+        return await connection.head()
+
+    @property
+    def complete(self) -> bool:
+        """True when the bytes handed out so far are the whole body."""
+        return self._connection is not None and self._connection.complete
+
+    async def next_chunk(self) -> bytes:
+        """See `UpstreamConnection.next_chunk`."""
+        if self._connection is None:
+            raise UpstreamLost
+        return await self._connection.next_chunk()
+
+    async def read(self) -> bytes:
+        """The rest of the body."""
+        chunks: list[bytes] = []
+        while chunk := await self.next_chunk():
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection)
+
+    def abort(self) -> None:
+        self._aborted = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+
+def request_bytes(address: Address, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """The request as it goes over the wire. `headers` must not hold Host, Content-Length or hop-by-hop fields."""
+    head = [f"{method} {address.prefix}{path} HTTP/1.1\r\nhost: {address.authority}\r\n".encode()]
+    for name, value in headers:
+        head += (name, b": ", value, b"\r\n")
+    head.append(b"content-length: %d\r\n\r\n" % len(body))
+    return b"".join((*head, body))
+
+
+async def fetch(pool: UpstreamPool, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """A whole small exchange: status and body. Raises OSError or UpstreamLost."""
+    exchange = Exchange(pool)
+    headers = [(b"content-type", b"application/json")] if body else []
+    try:
+        head = await exchange.start(request_bytes(pool.address, method, path, headers, body))
+        answer = await exchange.read()
+        exchange.finish()
+    finally:
+        exchange.abort()
+    return head.status, answer

@@ -1,0 +1,180 @@
+"""The verb `serve`: from a fleet to an endpoint, and back to nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from artifacts.document import Document
+from artifacts.errors import ServingError
+from artifacts.fleet import Fleet
+from server.engines import this_machine
+from server.gateway import Gateway
+from server.metrics import GatewayMetrics
+from server.registry import Registry
+from server.supervisor import Announce, Supervisor
+
+DRAIN_S = 30
+KEEP_ALIVE_S = 75
+
+
+class VariantCounts(Document):
+    """What one variant did while the server ran."""
+
+    requests: int
+    failures: int
+    restarts: int
+
+
+class ServeSummary(Document):
+    """What `serve` did, told when it ends."""
+
+    url: str
+    uptime_s: float
+    variants: dict[str, VariantCounts]
+
+
+def serve(fleet: Fleet, host: str, port: int, announce: Callable[[str], None]) -> ServeSummary:
+    """Serves until SIGINT or SIGTERM; then lets requests in flight finish (a second signal: does not).
+
+    Port 0 takes a free one. Must run in the main thread. Raises ServingError, CheckpointError or ConfigError if the
+    port is taken or a variant cannot be started; no process is left in any case.
+    """
+    with contextlib.closing(_listener(host, port)) as listener:
+        url = f"http://{_bracketed(host)}:{listener.getsockname()[1]}"
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(fleet, listener, url, announce))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"Port {port} on {host} cannot be opened ({reason}). Choose another --port or --host."
+        raise ServingError(message, code="port_unavailable") from error
+    return listener
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
+    began_s = time.monotonic()
+    with _private_folder() as sockets, _log_folder(fleet) as logs:
+        registry = Registry(fleet, str(sockets))
+        metrics = GatewayMetrics(registry)
+        supervisor = Supervisor(registry, this_machine(), logs, announce)
+        endpoint = Endpoint(Gateway(registry, metrics), listener)
+        stop = _stop_on_signals(endpoint, supervisor)
+        try:
+            await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
+        finally:
+            registry.draining = True
+            announce("stopping: requests in flight may finish")
+            await endpoint.drain()
+            await supervisor.stop_all()
+    return _summary(registry, metrics, url, time.monotonic() - began_s)
+
+
+async def _until(stop: asyncio.Event, supervisor: Supervisor, endpoint: Endpoint, started: Callable[[], None]) -> None:
+    """Returns when asked to stop. Raises what keeps a variant from its first start."""
+    starting = asyncio.create_task(supervisor.start_all())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping, endpoint.serving), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            started()
+            await asyncio.wait((stopping, endpoint.serving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Event:
+    """The first signal sets the returned event; a second one ends waiting requests and engines at once."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            endpoint.hurry()
+            supervisor.kill_all()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stop
+
+
+class Endpoint(uvicorn.Server):
+    """uvicorn on an open socket, with the signals left to us."""
+
+    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            gateway,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        super().__init__(config)
+        self.serving = asyncio.create_task(self.serve([listener]))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def drain(self) -> None:
+        """Takes no new connection and returns when the requests in flight are answered, or `DRAIN_S` later."""
+        self.should_exit = True
+        await self.serving
+
+    def hurry(self) -> None:
+        self.force_exit = True
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """For the sockets: short, because a socket's path may have 107 bytes, and for this user only."""
+    with tempfile.TemporaryDirectory(prefix="prunebench-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _log_folder(fleet: Fleet) -> Iterator[Path]:
+    """The fleet's state folder, or a temporary one that stays only if something failed."""
+    if fleet.state_dir is not None:
+        yield Path(fleet.state_dir)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="prunebench-logs-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _summary(registry: Registry, metrics: GatewayMetrics, url: str, uptime_s: float) -> ServeSummary:
+    counts = {}
+    for variant in registry:
+        requests, failures = metrics.counts(variant.name)
+        counts[variant.name] = VariantCounts(requests=requests, failures=failures, restarts=variant.lifecycle.restarts)
+    return ServeSummary(url=url, uptime_s=uptime_s, variants=counts)

@@ -1,0 +1,154 @@
+"""Who starts the workers, watches them and brings them back?
+
+Starts are serial: two engines that load at the same time measure each other's memory. A start that fails at first is
+an error of the whole server, because a fleet that was never complete should be noticed; a worker that dies later costs
+its own variant only, which waits and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from artifacts.errors import PrunebenchError, ServingError
+from artifacts.fleet import Fleet
+from artifacts.units import format_seconds
+from server import memory
+from server.checkpoint import checked_manifest, local_folder, weights_bytes
+from server.engines import EngineJob, Machine, engine_command
+from server.registry import Registry, ServedVariant
+from server.worker import WorkerProcess, until_ready
+
+Announce = Callable[[str], None]
+
+
+class Supervisor:
+    """The workers of one registry. Logs go to `log_dir`, one file per variant."""
+
+    def __init__(self, registry: Registry, machine: Machine, log_dir: Path, announce: Announce) -> None:
+        self._registry = registry
+        self._fleet = registry.fleet
+        self._machine = machine
+        self._log_dir = log_dir
+        self._announce = announce
+        self._one_at_a_time = asyncio.Lock()
+        self._workers: dict[str, WorkerProcess] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def start_all(self) -> None:
+        """Checks every variant, then starts one after the other. Raises PrunebenchError at the first that fails."""
+        for variant in self._registry:
+            await self._check(variant)
+        self._require_memory()
+        for variant in self._registry:
+            await self._start(variant, check=False)
+            if variant.name in self._workers:
+                self._keepers.append(asyncio.create_task(self._keep(variant)))
+
+    async def stop_all(self) -> None:
+        """Ends all workers together; none is left when this returns."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for variant in self._registry:
+            variant.lifecycle = variant.lifecycle.stopped(time.monotonic())
+            variant.pool.close()
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
+
+    def kill_all(self) -> None:
+        """Shortens a `stop_all` that is under way."""
+        for worker in self._workers.values():
+            worker.kill()
+
+    async def _check(self, variant: ServedVariant) -> None:
+        entry = variant.entry
+        folder = local_folder(entry.model) if entry.model is not None else None
+        if folder is not None:
+            variant.manifest = await asyncio.to_thread(checked_manifest, folder)
+
+    def _require_memory(self) -> None:
+        if self._machine.device == "cpu":
+            needs = [need_of(v, self._fleet) for v in self._registry if v.entry.engine == "vllm" and not v.entry.url]
+            memory.require_fit(needs, memory.available_memory_bytes())
+
+    async def _start(self, variant: ServedVariant, *, check: bool) -> None:
+        """Returns when the variant has generated a token. Raises PrunebenchError; then no process of it is left."""
+        async with self._one_at_a_time:
+            began_s = time.monotonic()
+            variant.lifecycle = variant.lifecycle.starting(began_s)
+            self._announce(f"{variant.name}: starting")
+            if check:
+                await self._check(variant)
+            await self._bring_up(variant)
+            variant.lifecycle = variant.lifecycle.ready(time.monotonic())
+            self._announce(f"{variant.name}: ready after {format_seconds(time.monotonic() - began_s)}")
+
+    async def _bring_up(self, variant: ServedVariant) -> None:
+        if variant.entry.url is not None:
+            await self._in_time(variant, until_ready(variant.pool, variant.name))
+            return
+        log_path = self._log_dir / f"{variant.name}.log"
+        worker = await WorkerProcess.start(engine_command(self._job(variant), self._machine), log_path)
+        self._workers[variant.name] = worker
+        try:
+            await self._in_time(variant, _ready_or_exited(variant, worker, log_path))
+        except BaseException:
+            worker.kill()
+            await worker.stop()
+            raise
+
+    def _job(self, variant: ServedVariant) -> EngineJob:
+        fingerprint = variant.manifest.fingerprint if variant.manifest else None
+        return EngineJob(variant.entry, self._fleet, str(variant.pool.address.socket_path), fingerprint)
+
+    async def _in_time(self, variant: ServedVariant, ready: Awaitable[None]) -> None:
+        limit_s = self._fleet.start_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await ready
+        except TimeoutError as error:
+            raise ServingError(
+                f"The model {variant.name!r} generated no token within {format_seconds(limit_s)} of its start. Raise "
+                "start_timeout_s, or see its log."
+            ) from error
+
+    async def _keep(self, variant: ServedVariant) -> None:
+        while True:
+            reason = await self._workers[variant.name].exited()
+            variant.pool.close()
+            await self._revive(variant, reason)
+
+    async def _revive(self, variant: ServedVariant, reason: str) -> None:
+        while reason:
+            variant.lifecycle = variant.lifecycle.failed(time.monotonic(), reason)
+            delay_s = variant.lifecycle.delay_s
+            self._announce(f"{variant.name}: stopped ({reason}); starting again in {format_seconds(delay_s)}")
+            await asyncio.sleep(delay_s)
+            try:
+                await self._start(variant, check=True)
+                reason = ""
+            except PrunebenchError as error:
+                reason = str(error)
+
+
+async def _ready_or_exited(variant: ServedVariant, worker: WorkerProcess, log_path: Path) -> None:
+    """Raises ServingError if the engine ends, or refuses, before it has generated a token."""
+    ready = asyncio.ensure_future(until_ready(variant.pool, variant.name))
+    exited = asyncio.ensure_future(worker.exited())
+    try:
+        await asyncio.wait((ready, exited), return_when=asyncio.FIRST_COMPLETED)
+        if exited.done():
+            raise ServingError(f"The model {variant.name!r} could not be started: {exited.result()} (log: {log_path}).")
+        ready.result()
+    finally:
+        ready.cancel()
+        exited.cancel()
+
+
+def need_of(variant: ServedVariant, fleet: Fleet) -> memory.Need:
+    """A hub model's weights are not known before it is downloaded and count as nothing."""
+    folder = local_folder(str(variant.entry.model))
+    weights = weights_bytes(folder, fleet.dtype) if folder is not None else 0
+    return memory.Need(variant.name, weights, variant.entry.kv_cache_bytes or fleet.kv_cache_bytes)
