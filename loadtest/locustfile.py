@@ -47,11 +47,10 @@ locust.stats.bucket_response_time = bucket_ms
 
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: Any) -> None:
-    group = parser.add_argument_group("Prunebench")
-    group.add_argument("--model", default="", help="served model name; default: the first that the server lists")
-    group.add_argument("--prompt-tokens", type=int, default=128, help="token ids in each prompt")
-    group.add_argument("--output-tokens", type=int, default=64, help="tokens to generate per request")
-    group.add_argument("--plan", default="", include_in_web_ui=False, help="plan file of a planned run")
+    parser.add_argument("--model", default="", help="served model name; default: the first that the server lists")
+    parser.add_argument("--prompt-tokens", type=int, default=128, help="token ids in each prompt")
+    parser.add_argument("--output-tokens", type=int, default=64, help="tokens to generate per request")
+    parser.add_argument("--plan", default="", include_in_web_ui=False, help="plan file of a planned run")
 
 
 class Completions(User):  # type: ignore[misc,unused-ignore]
