@@ -17,6 +17,7 @@ from artifacts.run import RequestRecord, Window
 from loadtest.arrivals import arrival_times_s
 from loadtest.exchange import Exchange, Place, record_of
 from loadtest.plan import Outcome, Plan, Segment
+from loadtest.priority import served_first
 from loadtest.prompts import first_output_tokens, prompt_ids, request_body
 
 Send = Callable[[bytes, int], Exchange]
@@ -39,6 +40,7 @@ class _Stage:
     indices: Iterator[int] = field(default_factory=itertools.count)
     exchanges: list[tuple[int, Exchange]] = field(default_factory=list)
     cpu_s: float = 0.0
+    served_first: bool = False
 
 
 class Conductor:
@@ -54,19 +56,21 @@ class Conductor:
     def play(self) -> tuple[list[RequestRecord], Outcome]:
         """Plays the whole plan; takes its time."""
         self._zero_ns = perf_counter_ns()
-        cpu_s = 0.0
+        cpu_s, first = 0.0, True
         for number, segment in enumerate(self._plan.segments):
             stage = self._prepare(segment)
             ticker = gevent.spawn(self._tick, stage, number)
             gc.collect()
             gc.disable()
-            self._perform(stage)
+            with served_first() as stage.served_first:
+                self._perform(stage)
             gc.enable()
             ticker.kill()
             cpu_s += stage.cpu_s
+            first = first and stage.served_first
             self._reduce(stage)
         self._tell(self._plan.planned_s, self._plan.planned_s)
-        return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s)
+        return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s, served_first=first)
 
     def _prepare(self, segment: Segment) -> _Stage:
         count = self._likely_requests if self._plan.level.loop == "closed" else len(self._arrivals_s(segment))

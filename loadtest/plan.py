@@ -70,3 +70,4 @@ class Outcome(Document):
 
     windows: tuple[Window, ...]
     client_cpu_s: float = Field(description="processor time of the client inside the windows")
+    served_first: bool = Field(description="whether the client ran in the scheduler's real-time class")

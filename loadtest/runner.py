@@ -142,17 +142,18 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         comparisons=() if request.against is None else compare_arms(arms, records, windows),
         windows=windows,
         server_metrics=evidence.counters,
-        client=_client_figures(evidence),
+        client=_client_figures(evidence, played.outcome),
         served={model: played.served[model] for model in arms},
         provenance=collect_provenance(),
     )
 
 
-def _client_figures(evidence: Evidence) -> dict[str, float]:
+def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
     events = sum(len(r.event_s) for r in evidence.successes)
     tokens = sum(r.output_tokens or 0 for r in evidence.successes)
     return {
-        "cpu_s": evidence.client_cpu_s,
+        "cpu_s": outcome.client_cpu_s,
+        "served_first": float(outcome.served_first),
         "reads": float(sum(r.reads for r in evidence.successes)),
         "events": float(events),
         "events_per_read": events_per_read(evidence) or 0.0,

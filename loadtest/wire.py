@@ -34,7 +34,8 @@ class StreamClient:
 
     def __init__(self, url: str, timeout_s: float, api_key: str | None = None) -> None:
         parts = urlsplit(url)
-        self._address = (parts.hostname or "", parts.port or 80)
+        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._target: tuple[int, tuple[str, int]] | None = None
         self._timeout_s = timeout_s
         self._idle: list[tuple[int, socket.socket]] = []
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
@@ -73,8 +74,16 @@ class StreamClient:
             if perf_counter_ns() - since_ns < _IDLE_LIMIT_NS:
                 return connection
             connection.close()
-        connection = socket.create_connection(self._address)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._target is None:  # once: gevent looks names up in threads, and a thread's switch is late under load
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._target = (found[0][0], found[0][4])
+        connection = socket.socket(self._target[0], socket.SOCK_STREAM)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.connect(self._target[1])
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _put_back(self, connection: socket.socket | None, keep: bool) -> None:

@@ -108,7 +108,13 @@ class TruthServer:
 
     def _metrics(self) -> str:
         lines = []
-        for name in ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits", "num_preemptions"):
+        for name in (
+            "prompt_tokens",
+            "generation_tokens",
+            "prefix_cache_queries",
+            "prefix_cache_hits",
+            "num_preemptions",
+        ):
             lines.append(f"# TYPE vllm:{name}_total counter")
             for model in self.models:
                 value = self.counters.get(model, {}).get(name, 0)
