@@ -5,6 +5,7 @@ All come from request records, so any published figure can be recomputed from `r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -64,8 +65,12 @@ PERCENTILE_MEASURES: dict[str, Measure] = {
 
 # Totals over a window; `window_totals` computes them.
 TOTAL_MEASURES: dict[str, tuple[str, Better, str]] = {
-    "output_tokens_per_s": ("tokens/s", "higher", "output tokens of successful requests / measured seconds"),
-    "requests_per_s": ("1/s", "higher", "successful requests / measured seconds"),
+    "output_tokens_per_s": (
+        "tokens/s",
+        "higher",
+        "output tokens whose events fall into the measured windows / their seconds",
+    ),
+    "requests_per_s": ("1/s", "higher", "successful requests that end in the measured windows / their seconds"),
 }
 
 MEASURES: tuple[str, ...] = (*PERCENTILE_MEASURES, *TOTAL_MEASURES)
@@ -94,3 +99,28 @@ def window_totals(counted: Sequence[RequestRecord], measured_s: float) -> dict[s
         return dict.fromkeys(TOTAL_MEASURES)
     tokens = sum(r.output_tokens or 0 for r in counted)
     return {"output_tokens_per_s": tokens / measured_s, "requests_per_s": len(counted) / measured_s}
+
+
+def tokens_between(record: RequestRecord, start_s: float, end_s: float) -> float:
+    """Output tokens of a successful request that came in [start_s, end_s); an event counts its equal share of them."""
+    if not record.ok or not record.output_tokens or not record.event_s:
+        return 0.0
+    inside = bisect_left(record.event_s, end_s) - bisect_left(record.event_s, start_s)
+    return record.output_tokens * inside / len(record.event_s)
+
+
+def totals_in_windows(
+    records: Sequence[RequestRecord], windows: Sequence[tuple[float, float]]
+) -> dict[str, float | None]:
+    """Throughputs over [start_s, end_s) windows. Keys: TOTAL_MEASURES; None where no time was measured.
+
+    Counts by the time of the output, whichever side of the window the request began on, so that a window which is
+    short against a request is not biased. `records` includes the lead-in's.
+    """
+    measured_s = sum(end - start for start, end in windows)
+    if measured_s <= 0:
+        return dict.fromkeys(TOTAL_MEASURES)
+    tokens = sum(tokens_between(r, start, end) for start, end in windows for r in records)
+    ends = [r.last_s for r in records if r.ok and r.last_s is not None]
+    ended = sum(start <= last < end for start, end in windows for last in ends)
+    return {"output_tokens_per_s": tokens / measured_s, "requests_per_s": ended / measured_s}

@@ -66,6 +66,15 @@ class Estimate(Document):
     n: int
 
 
+class Window(Document):
+    """The measured span of one arm in one block, in seconds on the records' clock: [start_s, end_s)."""
+
+    arm: int
+    block: int
+    start_s: float
+    end_s: float
+
+
 class ArmSummary(Document):
     """One model's measures over the run. Percentiles are null below the sample size that certifies them."""
 
@@ -102,6 +111,7 @@ class RunManifest(Document):
     gates: tuple[Gate, ...]
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    windows: tuple[Window, ...] = Field(default=(), description="what was measured when, in the order of play")
     server_metrics: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="per model: difference of the server's counters over the run"
     )
@@ -119,7 +129,8 @@ class RequestRecord:
     """One request. Times are seconds on one monotonic clock, zero at the start of the run; null = never happened.
 
     `event_s` holds one time per received piece of the response that carried output (a read may carry several
-    events: then the same time stands several times).
+    events: then the same time stands several times). `arm` tells two arms of the same model (a control) apart: it is
+    the position in the manifest's `arms`. `error` starts with its kind: `kind: what happened`.
     """
 
     model: str
@@ -138,10 +149,15 @@ class RequestRecord:
     finish_reason: str | None
     reads: int
     event_s: tuple[float, ...]
+    arm: int = 0
 
     @property
     def ok(self) -> bool:
         return self.error is None and self.output_tokens is not None
+
+    @property
+    def failure_kind(self) -> str | None:
+        return None if self.error is None else self.error.partition(":")[0]
 
 
 _SCHEMA = pa.schema(
@@ -158,6 +174,7 @@ _SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("reads", pa.int32()),
         ("event_s", pa.list_(pa.float64())),
+        ("arm", pa.int32()),
     ]
 )
 

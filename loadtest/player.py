@@ -1,0 +1,108 @@
+"""How is the Locust process started, followed and surely stopped? In a session of its own, killed as a group.
+
+The process that calls this never imports Locust: Locust patches sockets and threads of whatever process imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from artifacts.errors import LoadTestError
+from artifacts.progress import Progress
+from artifacts.run import RequestRecord, read_requests
+from loadtest.plan import Outcome, Plan
+from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, PLAN_NAME, RECORDS_NAME, parse_progress
+
+_LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+_LOG_NAME = "locust.log"
+_SPARE_S = 60.0
+
+
+def play(
+    plan: Plan, folder: Path, api_key: str | None, stage: str, progress: Progress
+) -> tuple[list[RequestRecord], Outcome]:
+    """Plays `plan` in a Locust process that works in `folder`; returns the records and the outcome.
+
+    However it ends, no process of it is left. Raises LoadTestError with Locust's last words if it brought no result.
+    """
+    plan.save(folder / PLAN_NAME)
+    with _locust(plan, folder, api_key) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if (at := parse_progress(line)) is not None:
+                progress(stage, *at)
+    if not (folder / OUTCOME_NAME).is_file():
+        words = (folder / _LOG_NAME).read_text(errors="replace").strip().splitlines()
+        raise LoadTestError(
+            f"The Locust process ended without a result (exit code {process.returncode}): "
+            f"{words[-1] if words else 'it said nothing'}. Run again, or with fewer streams."
+        )
+    return read_requests(folder / RECORDS_NAME), Outcome.load(folder / OUTCOME_NAME)
+
+
+@contextmanager
+def _locust(plan: Plan, folder: Path, api_key: str | None) -> Iterator[subprocess.Popen[str]]:
+    longest_s = plan.planned_s + len(plan.segments) * (plan.timeout_s + 1) + _SPARE_S
+    with (folder / _LOG_NAME).open("w") as log:
+        process = subprocess.Popen(
+            _command(plan, folder, longest_s),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env=_environment(api_key),
+        )
+        try:
+            yield process
+            process.wait()
+        finally:
+            _kill_group(process)
+
+
+def _command(plan: Plan, folder: Path, longest_s: float) -> list[str]:
+    return [
+        *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
+        *("--users", "1", "--spawn-rate", "1", "--host", plan.url, "--run-time", f"{int(longest_s) + 1}s"),
+        *("--exit-code-on-error", "0", "--loglevel", "WARNING", "--plan", str(folder / PLAN_NAME)),
+    ]
+
+
+def _environment(api_key: str | None) -> dict[str, str]:
+    here = str(_LOCUSTFILE.parent.parent)
+    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+    return environment | {"PYTHONPATH": path} | ({API_KEY_VARIABLE: api_key} if api_key else {})
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextmanager
+def terminate_like_interrupt() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack as SIGINT does. Only the main thread may, and need, handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,27 @@
+"""What the runner and the Locust process it starts agree on: names of files, a variable, and the progress line.
+
+Standard library only: both sides import it.
+"""
+
+from __future__ import annotations
+
+PLAN_NAME = "plan.json"
+RECORDS_NAME = "records.parquet"
+OUTCOME_NAME = "outcome.json"
+API_KEY_VARIABLE = "PRUNEBENCH_API_KEY"
+"""The key travels in the environment: a command line or a kept plan would show it."""
+
+_MARK = "prunebench-progress"
+
+
+def progress_line(done_s: float, total_s: float) -> str:
+    return f"{_MARK} {done_s:.3f} {total_s:.3f}\n"
+
+
+def parse_progress(line: str) -> tuple[float, float] | None:
+    """(done_s, total_s), or None for any other line that Locust prints."""
+    mark, _, rest = line.strip().partition(" ")
+    if mark != _MARK:
+        return None
+    done_s, total_s = rest.split()
+    return float(done_s), float(total_s)
