@@ -26,7 +26,7 @@ def summarise_arms(
             model,
             [r for r in records if r.arm == arm],
             [(w.start_s, w.end_s) for w in windows if w.arm == arm],
-            served.get(model, {}).get("fingerprint"),
+            served.get(model, {}).get("prunebench", {}).get("fingerprint"),
         )
         for arm, model in enumerate(arms)
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
+
+if TYPE_CHECKING:
+    from artifacts.variant import Unit
 
 app = typer.Typer(
     name="prunebench",
@@ -108,7 +111,7 @@ def evaluate(
     with show_progress() as progress:
         evaluation = run_evaluate(request, progress)
     if record:
-        record_quality(folder, evaluation.quality_records())
+        record_quality(folder, evaluation.records(reference.name if reference else None))
     print_result(evaluation.model_dump())
 
 
@@ -215,15 +218,15 @@ def demo(
         raise typer.Exit(1)
 
 
-def parse_units(text: str | None) -> tuple[str, ...] | None:
+def parse_units(text: str | None) -> tuple[Unit, ...] | None:
     """'ffn,kv' → ('ffn', 'kv'). Raises ConfigError for anything that is no unit."""
     if text is None:
         return None
-    units = tuple(part.strip() for part in text.split(","))
-    unknown = [unit for unit in units if unit not in ("ffn", "kv", "layers")]
-    if unknown or len(set(units)) != len(units):
+    known: dict[str, Unit] = {"ffn": "ffn", "kv": "kv", "layers": "layers"}
+    names = [part.strip() for part in text.split(",")]
+    if len(set(names)) != len(names) or not known.keys() >= set(names):
         raise ConfigError(f"--units {text!r} is not a list of units. Allowed: ffn, kv, 'ffn,kv', layers.")
-    return units
+    return tuple(known[name] for name in names)
 
 
 def main() -> None:

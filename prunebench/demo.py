@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from artifacts.errors import ConfigError, PrunebenchError
-from artifacts.files import sha256_of_file, write_text_atomically
+from artifacts.files import sha256_of_file, sha256_of_folder, write_text_atomically
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.progress import Progress
 from artifacts.run import Level, RunManifest, load_run
@@ -87,7 +87,7 @@ def _variant(out: Path, wanted: plan.VariantPlan, texts: dict[str, Path], progre
             length_tokens=plan.EVALUATION_LENGTH_TOKENS,
         )
         evaluation = evaluate(request, _prefixed(progress, wanted.name))
-        manifest = record_quality(folder, evaluation.quality_records())
+        manifest = record_quality(folder, evaluation.records(plan.REFERENCE))
     return manifest
 
 
@@ -118,7 +118,7 @@ def _reusable_variant(folder: Path, wanted: plan.VariantPlan, calibration: Path)
         == (wanted.method, wanted.units, wanted.ratio)
         and manifest.method.seed == plan.SEED
         and text_sha256 == (sha256_of_file(calibration) if wanted.calibrated else None)
-        and manifest.base.sha256 == sha256_of_file(plan.MODEL_DIR / "model.safetensors")
+        and manifest.base.sha256 == sha256_of_folder(plan.MODEL_DIR, "*.safetensors")
     )
     return manifest if same else None
 

@@ -85,8 +85,7 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "url": variant.entry.url,
     }
     if manifest is not None:
-        shown = {"fingerprint", "base", "method", "layers", "footprint", "ratios", "quality", "expressibility"}
-        about |= manifest.model_dump(mode="json", include=shown) | {"fingerprint": manifest.fingerprint}
+        about |= {"fingerprint": manifest.fingerprint, "manifest": manifest.model_dump(mode="json")}
     return {
         "id": variant.name,
         "object": "model",
