@@ -37,7 +37,11 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the result, besides the corpus and the versions."""
+    """Everything that decides the result, besides the corpus and the versions.
+
+    The learning rates warm up, fall linearly towards zero at `decay_horizon_steps`, and from `cooldown_start` on are
+    also scaled down linearly to zero at `steps`: most of the steps at a high rate, then a proper annealing.
+    """
 
     vocabulary: int = 2048
     hidden: int = 192
@@ -49,13 +53,20 @@ class Recipe:
     context_tokens: int = 1024
     window_tokens: int = 512
     batch_windows: int = 8
-    steps: int = 2000
+    steps: int = 1600
     warmup_steps: int = 100
+    decay_horizon_steps: int = 2000
+    cooldown_start: int = 1000
     adamw_lr: float = 3e-3
     muon_lr: float = 2e-2
     weight_decay: float = 0.05
     seed: int = 0
     threads: int = 1
+
+    def rate_fraction(self, step: int) -> float:
+        """The share of the peak learning rates that step number `step` (from 0) uses."""
+        warm = min((step + 1) / self.warmup_steps, 1 - step / self.decay_horizon_steps)
+        return warm * min(1.0, (self.steps - step) / (self.steps - self.cooldown_start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ def build_model(recipe: Recipe) -> LlamaForCausalLM:
 
 
 class Trainer:
-    """Muon on the blocks' matrices, AdamW on the rest; linear warm-up, then linear decay to zero."""
+    """Muon on the blocks' matrices, AdamW on the rest, rates as the recipe says."""
 
     def __init__(self, recipe: Recipe, train_tokens: NDArray[np.int64]) -> None:
         self.recipe = recipe
@@ -136,7 +147,7 @@ class Trainer:
         return torch.stack([self.tokens[s : s + size] for s in starts.tolist()])
 
     def train_step(self) -> float:
-        fraction = min((self.step + 1) / self.recipe.warmup_steps, 1 - self.step / self.recipe.steps)
+        fraction = self.recipe.rate_fraction(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.peaks[id(optimizer)] * fraction
@@ -251,10 +262,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("prunebench/demo_model"))
     parser.add_argument("--state", type=Path, default=Path("training_state.pt"), help="progress, for resuming")
-    parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--threads", type=int, default=Recipe().threads)
     args = parser.parse_args()
-    recipe = Recipe(steps=args.steps, threads=args.threads)
+    recipe = Recipe(threads=args.threads)
     torch.set_num_threads(recipe.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = train_tokenizer(load_corpus("train"), recipe.vocabulary)

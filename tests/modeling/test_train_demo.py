@@ -29,6 +29,8 @@ TINY = Recipe(
     batch_windows=2,
     steps=6,
     warmup_steps=2,
+    decay_horizon_steps=300,
+    cooldown_start=4,
 )
 
 
@@ -63,7 +65,7 @@ def test_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_training_learns_a_pattern(tmp_path: Path) -> None:
     pattern = np.tile(np.arange(8, dtype=np.int64), 100)
-    trainer = Trainer(Recipe(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "steps": 250}), pattern)
+    trainer = Trainer(Recipe(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "steps": 250, "cooldown_start": 100}), pattern)
     before = held_out_loss_nats(trainer.model, pattern, 16)
     run_training(trainer, tmp_path / "state.pt")
     assert held_out_loss_nats(trainer.model, pattern, 16) < 0.5 < math.log(100) < before
@@ -101,3 +103,11 @@ def test_card_is_drawn_from_the_facts() -> None:
     facts = json.loads((MODEL / "training.json").read_text())
     assert (MODEL / "README.md").read_text() == render_card(facts)
     assert f"**{facts['held_out_loss_nats']:.3f}**" in render_card(facts)
+
+
+@pytest.mark.parametrize(
+    ("step", "fraction"),
+    [(0, 0.01), (99, 1 - 99 / 2000), (1000, 0.5), (1300, 0.35 * 0.5), (1599, (1 - 1599 / 2000) / 600)],
+)
+def test_rates_warm_up_decay_and_cool_down(step: int, fraction: float) -> None:
+    assert Recipe().rate_fraction(step) == pytest.approx(fraction)
