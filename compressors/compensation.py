@@ -1,9 +1,14 @@
 """Ridge repair: the surviving columns of a consumer are refitted so that they also say what the removed ones said.
 
-With the surviving inputs X_K of the pruned stream and the wanted output Y (what keeps the residual stream on the dense
-model's course), W_K minimises ||Y - X_K W_K^T||^2 + lambda ||W_K||^2 with lambda = damping * mean diagonal, so
-W_K = (Y^T X_K)(X_K^T X_K + lambda I)^-1. With Y = X W^T this is the refit of MoDeGPT (arXiv 2408.09632, its type I)
-and GRAIL. Independent of how the survivors were chosen.
+With the surviving inputs X_K of the pruned stream, the wanted output Y (what leads the residual stream back to the
+dense model's, see `streams`) and the sliced weights W_0, the new weights minimise
+
+    ||Y - X_K W^T||^2 + lambda ||W - W_0||^2,   so   W = W_0 + (Y^T X_K - W_0 G)(G + lambda I)^-1,   G = X_K^T X_K.
+
+This is the least-squares refit of MoDeGPT (arXiv 2408.09632) and of post-hoc compensation after any selector, with one
+difference: the ridge pulls towards the sliced weights instead of towards zero, so that with little text the repair
+fades into plain slicing instead of fitting noise. For the same reason lambda grows with the columns to fit per token of
+text: lambda = (0.01 + 4 * columns / tokens) * mean diagonal of G. `benchmarks/compensation_*.md` has the measurements.
 """
 
 from __future__ import annotations
@@ -15,32 +20,32 @@ from artifacts.errors import CompressionError
 from compressors.statistics import ConsumerStatistics
 
 DAMPING = 0.01
+DAMPING_PER_COLUMN = 4.0
+_FLOOR = 1e-12
 _ESCALATION = 10.0
 _ATTEMPTS = 6
-_DEAD = 1e-12  # share of the mean input energy below which a column carries no signal
 
 
 def refit_consumer(
-    consumer: nn.Linear, statistics: ConsumerStatistics, columns: Tensor, *, damping: float = DAMPING
+    consumer: nn.Linear, statistics: ConsumerStatistics, columns: Tensor, *, damping: float | None = None
 ) -> None:
     """Replaces the weights of `consumer`, already cut down to `columns` of the base matrix.
 
-    Columns without signal keep their weights: nothing is known about them. Raises CompressionError if the statistics
-    are not finite or if no damping makes the system solvable.
+    `damping` is lambda as a share of the mean diagonal; None is the rule above. A column without signal keeps its
+    weights. Raises CompressionError if the statistics are not finite or no damping makes the system solvable.
     """
     assert statistics.gram is not None and statistics.cross is not None
     kept = columns.to(statistics.gram.device)
     gram = statistics.gram.index_select(0, kept).index_select(1, kept)
-    cross = statistics.cross.index_select(1, kept)
-    if not bool(torch.isfinite(gram).all() and torch.isfinite(cross).all()):
-        raise CompressionError("The calibration activations are not finite. Use a model in an undamaged state.")
-    alive = gram.diagonal() > _DEAD * gram.diagonal().mean()
-    if not bool(alive.any()):
+    sliced = consumer.weight.detach().double()
+    missing = statistics.cross.index_select(1, kept) - sliced @ gram
+    if not bool(torch.isfinite(gram).all() and torch.isfinite(missing).all()):
+        raise CompressionError("The calibration activations are not finite. Use an undamaged model or other text.")
+    if not bool(gram.any()):
         return
-    fitted = solve_ridge(gram[alive][:, alive], cross[:, alive], damping)
-    weight = consumer.weight.detach().clone()
-    weight[:, alive.to(weight.device)] = fitted.to(weight)
-    consumer.weight = nn.Parameter(weight, requires_grad=False)
+    share = DAMPING + DAMPING_PER_COLUMN * len(kept) / statistics.tokens if damping is None else damping
+    fitted = sliced + solve_ridge(gram, missing, share)
+    consumer.weight = nn.Parameter(fitted.to(consumer.weight), requires_grad=False)
 
 
 def solve_ridge(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
@@ -51,7 +56,7 @@ def solve_ridge(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
     """
     mean = float(gram.diagonal().mean())
     for attempt in range(_ATTEMPTS):
-        ridge = max(damping, 1e-12) * _ESCALATION**attempt * mean
+        ridge = max(damping, _FLOOR) * _ESCALATION**attempt * mean
         damped = gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if int(failed) == 0:

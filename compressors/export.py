@@ -35,6 +35,7 @@ _COPIED = (
 PROBE_NAME = "probe.safetensors"
 _PROBE_TOKENS = 24
 _MAX_SHARD = "5GB"
+_READABLE = 0o644
 
 
 def export_checkpoint(view: ModelView, architecture: str, dtype: torch.dtype, source: Path, out: Path) -> str:
@@ -108,5 +109,6 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     # safetensors reports a failed write as an error of its own, which no handler of OSError would see.
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(_READABLE)  # it is created for its owner alone, but engines often run as another user
     except (OSError, SafetensorError) as error:
         raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error

@@ -59,7 +59,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     else:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} is damaged ({error}). Fetch or write the checkpoint again.") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from artifacts.errors import CheckpointError, ConfigError
@@ -158,9 +158,14 @@ def require_finite(model: Any, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Raises CheckpointError if the folder has no usable tokenizer."""
+    """The tokenizer as `tokenizer.json` describes it. Raises CheckpointError if the folder has none that is usable.
+
+    For some families (Qwen2 is one) AutoTokenizer rebuilds the text splitting from its own code and ignores the file's,
+    which gives other tokens for a model that was trained with the file's.
+    """
+    loader = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return loader.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} has no usable tokenizer ({reason}). Add its tokenizer files.") from error

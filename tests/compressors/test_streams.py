@@ -1,0 +1,95 @@
+"""The two streams carry exactly the hidden states that the whole model would compute."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, build_model, random_windows
+
+from compressors.arch import LayerView, ModelView, WidthUnit
+from compressors.streams import Streams, captured_input, hidden_states
+from compressors.surgery import keep_units
+
+
+def reference_states(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Hidden states around every layer; the library's own last one is after the final norm, so it is left out."""
+    with torch.inference_mode():
+        return model(input_ids=windows, use_cache=False, output_hidden_states=True).hidden_states[:-1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_the_models(family: str) -> None:
+    model, windows = build_model(family), random_windows(5, 20)
+    with torch.inference_mode():
+        states = [state.clone() for state in hidden_states(ModelView(model), windows)]
+    assert len(states) == 4
+    for ours, theirs in zip(states, reference_states(model, windows), strict=False):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_sliding_window_is_respected() -> None:
+    """Layer by layer, the mask must not silently become the plain causal one."""
+    model, windows = build_model("mistral", sliding_window=4), random_windows(5, 20)
+    with torch.inference_mode():
+        states = [state.clone() for state in hidden_states(ModelView(model), windows)]
+        plain = [state.clone() for state in hidden_states(ModelView(build_model("mistral")), windows)]
+    assert torch.allclose(states[2], reference_states(model, windows)[2], atol=1e-5)
+    assert not torch.allclose(states[2], plain[2], atol=1e-2)
+
+
+@pytest.mark.parametrize("unit", ["ffn", "kv"])
+def test_statistics_are_sums_over_the_consumers_inputs(unit: WidthUnit) -> None:
+    model, windows = build_model(), random_windows(6, 16)
+    view = ModelView(model)
+    group = view.layers[0].group(unit)
+    with torch.inference_mode():
+        with captured_input(group.consumer) as seen:
+            model(input_ids=windows, use_cache=False)
+        x = seen.value.flatten(0, 1).double()
+        dense = LayerView(copy.deepcopy(view.layers[0].module))
+        statistics = Streams(view, windows, keep_dense=True).observe(0, view.layers[0], dense, unit)
+    assert statistics.tokens == 6 * 16
+    assert torch.allclose(statistics.input_norms.double(), x.norm(dim=0), rtol=1e-5)
+    assert statistics.gram is not None and statistics.cross is not None
+    assert torch.allclose(statistics.gram, x.T @ x, rtol=1e-4, atol=1e-4)
+    uncut_output = group.consumer.weight.double() @ statistics.gram
+    assert torch.allclose(statistics.cross, uncut_output, rtol=1e-3, atol=1e-3), "equal streams want the old output"
+
+
+@pytest.mark.parametrize("unit", ["ffn", "kv"])
+def test_the_wanted_output_leads_back_to_the_dense_stream(unit: WidthUnit) -> None:
+    """The streams differ by d before a layer whose wanted output therefore contains the difference behind the unit."""
+    view, windows = ModelView(build_model()), random_windows(4, 16)
+    with torch.inference_mode():
+        streams = Streams(view, windows, keep_dense=True)
+        dense = LayerView(copy.deepcopy(view.layers[0].module))
+        keep_units(view.layers[0].group("ffn"), tuple(range(10)))
+        streams.advance(0, view.layers[0], dense)
+        assert streams.dense is not None and not torch.allclose(streams.dense, streams.pruned)
+        layer = view.layers[1]
+        inputs, after = streams._observe_batch(1, layer, unit, streams.pruned)
+        _, dense_after = streams._observe_batch(1, layer, unit, streams.dense)
+        statistics = streams.observe(1, layer, layer, unit)
+    x = inputs.flatten(0, 1)
+    wanted = x @ layer.group(unit).consumer.weight.T + (dense_after - after).flatten(0, 1)
+    assert torch.allclose(statistics.cross.float(), wanted.T @ x, rtol=1e-3, atol=1e-3)  # type: ignore[union-attr]
+
+
+def test_without_a_dense_stream_only_norms_are_kept() -> None:
+    view = ModelView(build_model())
+    with torch.inference_mode():
+        streams = Streams(view, random_windows(), keep_dense=False)
+        statistics = streams.observe(0, view.layers[0], None, "ffn")
+    assert statistics.gram is None and statistics.cross is None and streams.dense is None
+    assert bool((statistics.input_norms > 0).all())
+
+
+def test_no_hook_stays_behind() -> None:
+    view = ModelView(build_model())
+    with torch.inference_mode():
+        streams = Streams(view, random_windows(), keep_dense=False)
+        streams.observe(0, view.layers[0], None, "kv")
+    assert not any(module._forward_pre_hooks for module in view.model.modules())
