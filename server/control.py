@@ -21,6 +21,8 @@ from server.registry import Registry, ServedVariant
 
 SCRAPE_TIMEOUT_S = 3.0
 
+_SHOWN = {"base", "method", "layers", "footprint", "ratios", "quality", "expressibility"}
+
 
 def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     """The FastAPI application; errors are OpenAI's error object here too."""
@@ -75,7 +77,7 @@ def _description() -> str:
 
 def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
     """One entry of `/v1/models`."""
-    life, manifest = variant.lifecycle, variant.manifest
+    life, checkpoint = variant.lifecycle, variant.checkpoint
     about: dict[str, Any] = {
         "state": life.state,
         "reason": life.reason,
@@ -84,9 +86,10 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "model": variant.entry.model,
         "url": variant.entry.url,
     }
-    if manifest is not None:
-        shown = {"fingerprint", "base", "method", "layers", "footprint", "ratios", "quality", "expressibility"}
-        about |= manifest.model_dump(mode="json", include=shown) | {"fingerprint": manifest.fingerprint}
+    if checkpoint is not None:
+        about["fingerprint"] = checkpoint.fingerprint
+    if checkpoint is not None and checkpoint.manifest is not None:
+        about |= checkpoint.manifest.model_dump(mode="json", include=_SHOWN)
     return {
         "id": variant.name,
         "object": "model",
@@ -112,7 +115,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """FastAPI's own refusals, in OpenAI's wording."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return _rendered(faults.method_not_allowed(request.method, request.url.path, "GET"))
+        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, "GET"))
     return _rendered(faults.unknown_path(request.url.path))
 
 
