@@ -19,12 +19,13 @@ STREAM = {"prompt": "x", "max_tokens": 2000, "stream": True}
 def test_killed_worker_ends_the_stream_with_an_error_event_and_a_cut_connection(start: Start) -> None:
     serving = start([simulated("dense"), simulated("other")]).until_ready()
     received = b""
-    with serving.client.stream("POST", "/v1/completions", json={"model": "dense", **STREAM}) as answer:
-        with pytest.raises(httpx.RemoteProtocolError):
-            for chunk in answer.iter_raw():
-                if not received:
-                    os.kill(serving.workers()["dense"], signal.SIGKILL)
-                received += chunk
+    request = httpx.Request("POST", f"{serving.url}/v1/completions", json={"model": "dense", **STREAM})
+    answer = serving.client.send(request, stream=True)
+    with pytest.raises(httpx.RemoteProtocolError):
+        for chunk in answer.iter_raw():
+            if not received:
+                os.kill(serving.workers()["dense"], signal.SIGKILL)
+            received += chunk
     events = [line for line in received.decode().split("\n\n") if line]
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "worker_lost"
     assert all("error" not in json.loads(event.removeprefix("data: ")) for event in events[:-1])

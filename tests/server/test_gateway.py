@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,8 +38,7 @@ def test_answers_equal_those_of_the_worker_byte_for_byte(pair: Serving, path: st
 
 
 def _cmdline(pid: int) -> list[str]:
-    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as stream:
-        return stream.read().split("\0")
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 REFUSALS = [
@@ -122,8 +122,7 @@ def _generated(serving: Serving) -> float:
 
 
 def _resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm", encoding="ascii") as stream:
-        return int(stream.read().split()[1]) * 4096
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 def test_requests_beyond_the_limit_are_told_to_come_back(start: Start) -> None:
