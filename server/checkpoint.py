@@ -6,9 +6,11 @@ Looked at before any engine is started, because an engine needs half a minute to
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from artifacts.errors import CheckpointError, ConfigError
+from artifacts.files import sha256_of_folder
 from artifacts.variant import VariantManifest, is_variant, load_variant, verify_checksums
 
 _DTYPE_BYTES = {"auto": None, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
@@ -24,16 +26,24 @@ def local_folder(model: str) -> Path | None:
     return None
 
 
-def checked_manifest(folder: Path) -> VariantManifest | None:
-    """Verifies the folder; returns its manifest if it is a variant. Raises CheckpointError, ConfigError."""
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that was found whole; `fingerprint` is stamped on every answer that comes from it."""
+
+    manifest: VariantManifest | None
+    fingerprint: str
+
+
+def checked(folder: Path) -> Checkpoint:
+    """Reads every byte once: against variant.json where there is one. Raises CheckpointError, ConfigError."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json. Give a folder with a Hugging Face checkpoint.")
     manifest = load_variant(folder) if is_variant(folder) else None
     if manifest is not None:
         verify_checksums(folder, manifest)
-    for shard in sorted(folder.glob("*.safetensors")):
-        _tensor_bytes(shard, None)
-    return manifest
+        return Checkpoint(manifest, manifest.fingerprint)
+    weights_bytes(folder, "auto")
+    return Checkpoint(None, sha256_of_folder(folder)[:12])
 
 
 def weights_bytes(folder: Path, dtype: str) -> int:

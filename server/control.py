@@ -22,6 +22,7 @@ from server.registry import Registry, ServedVariant
 SCRAPE_TIMEOUT_S = 3.0
 
 
+
 def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     """The FastAPI application; errors are OpenAI's error object here too."""
     version = package_versions(("prunebench",)).get("prunebench", "0")
@@ -75,7 +76,7 @@ def _description() -> str:
 
 def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
     """One entry of `/v1/models`."""
-    life, manifest = variant.lifecycle, variant.manifest
+    life, checkpoint = variant.lifecycle, variant.checkpoint
     about: dict[str, Any] = {
         "state": life.state,
         "reason": life.reason,
@@ -84,8 +85,10 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "model": variant.entry.model,
         "url": variant.entry.url,
     }
-    if manifest is not None:
-        about |= {"fingerprint": manifest.fingerprint, "manifest": manifest.model_dump(mode="json")}
+    if checkpoint is not None:
+        about["fingerprint"] = checkpoint.fingerprint
+    if checkpoint is not None and checkpoint.manifest is not None:
+        about["manifest"] = checkpoint.manifest.model_dump(mode="json")
     return {
         "id": variant.name,
         "object": "model",
@@ -111,7 +114,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """FastAPI's own refusals, in OpenAI's wording."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return _rendered(faults.method_not_allowed(request.method, request.url.path, "GET"))
+        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, "GET"))
     return _rendered(faults.unknown_path(request.url.path))
 
 

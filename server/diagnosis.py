@@ -10,8 +10,8 @@ import re
 
 _PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\) )?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]+\] ?)?")
 _ERROR = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt))(?:: (.*))?$")
-_ARGUMENTS = re.compile(r"^\S+: error: (.+)$")
-_POINTERS = ("Engine core initialization failed", "WorkerProc initialization failed", "Engine core proc")
+_ARGUMENTS = re.compile(r"^.{1,60}: error: (.+)$")
+_POINTERS = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
 _LONGEST = 300
 _SIGNALS = {137: "it was killed (SIGKILL), perhaps for want of memory", 143: "it was terminated (SIGTERM)"}
 

@@ -14,6 +14,15 @@ INVALID = "invalid_request_error"
 RETRY_STARTING_S = 5
 
 
+class MethodNotAllowed(ServingError):
+    """405; `allowed` is the method that works and becomes the Allow header."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        message = f"{method} is not allowed on {path}. Use {allowed}."
+        super().__init__(message, status=405, error_type=INVALID, code="method_not_allowed")
+        self.allowed = allowed
+
+
 def error_body(error: ServingError) -> bytes:
     """`{"error": {message, type, param, code}}`"""
     fields = {"message": str(error), "type": error.error_type, "param": error.param, "code": error.code}
@@ -24,8 +33,8 @@ def error_headers(error: ServingError, body: bytes) -> list[tuple[bytes, bytes]]
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    if error.status == 405 and error.param is not None:
-        headers.append((b"allow", error.param.encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allowed.encode()))
     return headers
 
 
@@ -93,12 +102,6 @@ def unreachable(name: str) -> ServingError:
 def worker_lost(name: str) -> ServingError:
     message = f"The worker of model {name!r} went away before its answer was complete. Send the request again."
     return ServingError(message, status=502, code="worker_lost", param="model")
-
-
-def method_not_allowed(method: str, path: str, allowed: str) -> ServingError:
-    """`allowed` is the method that works; it also becomes the Allow header."""
-    message = f"{method} is not allowed on {path}. Use {allowed}."
-    return ServingError(message, status=405, error_type=INVALID, code="method_not_allowed", param=allowed)
 
 
 def unknown_path(path: str) -> ServingError:

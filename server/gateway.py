@@ -28,7 +28,7 @@ class Gateway:
         elif scope["method"] == "POST":
             await self._forward(scope, receive, send)
         elif scope["path"] in FORWARDED_ROUTES:
-            await send_error(send, faults.method_not_allowed(scope["method"], scope["path"], "POST"))
+            await send_error(send, faults.MethodNotAllowed(scope["method"], scope["path"], "POST"))
         else:
             await send_error(send, faults.unknown_path(scope["path"]))
 

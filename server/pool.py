@@ -1,19 +1,21 @@
 """Which connection does a request travel on, and when is it safe to try once more?
 
 Connections to one upstream are kept and reused, newest first. A kept connection may have been closed by the engine at
-the moment of use: if it had served before and not one byte came back, the request goes once over a fresh connection.
-Nothing else is ever retried, because a generation that has begun must not be begun twice.
+the moment of use: if it had served before, and was lost at once without one byte, the request goes once over a fresh
+connection. Nothing else is ever retried, because a generation that has begun must not be begun twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from server.connection import ResponseHead, UpstreamConnection, UpstreamLost
 
 CONNECT_TIMEOUT_S = 5.0
+STALE_WITHIN_S = 0.25
 IDLE_CONNECTIONS = 256
 
 
@@ -87,10 +89,11 @@ class Exchange:
         """Raises OSError if the upstream cannot be reached, UpstreamLost if it closes without an answer."""
         idle = self._pool.take_idle()
         if idle is not None:
+            sent_s = time.monotonic()
             try:
                 return await self._send(idle, request)
             except UpstreamLost:
-                if idle.answered or self._aborted:
+                if idle.answered or self._aborted or time.monotonic() - sent_s > STALE_WITHIN_S:
                     raise
         return await self._send(await self._pool.connect(), request)
 

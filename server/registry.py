@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
-from artifacts.variant import VariantManifest
+from server.checkpoint import Checkpoint
 from server.lifecycle import Lifecycle
 from server.pool import Address, UpstreamPool
 
@@ -17,7 +17,7 @@ class ServedVariant:
 
     entry: VariantEntry
     pool: UpstreamPool
-    manifest: VariantManifest | None = None
+    checkpoint: Checkpoint | None = None
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     in_flight: int = 0
 
@@ -29,8 +29,8 @@ class ServedVariant:
     def stamp(self) -> list[tuple[bytes, bytes]]:
         """The headers that say which checkpoint answered."""
         headers = [(b"x-prunebench-variant", self.name.encode())]
-        if self.manifest is not None:
-            headers.append((b"x-prunebench-fingerprint", self.manifest.fingerprint.encode()))
+        if self.checkpoint is not None:
+            headers.append((b"x-prunebench-fingerprint", self.checkpoint.fingerprint.encode()))
         return headers
 
 

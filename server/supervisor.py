@@ -16,7 +16,7 @@ from artifacts.errors import PrunebenchError, ServingError
 from artifacts.fleet import Fleet
 from artifacts.units import format_seconds
 from server import memory
-from server.checkpoint import checked_manifest, local_folder, weights_bytes
+from server.checkpoint import checked, local_folder, weights_bytes
 from server.engines import EngineJob, Machine, engine_command
 from server.registry import Registry, ServedVariant
 from server.worker import WorkerProcess, until_ready
@@ -66,7 +66,7 @@ class Supervisor:
         entry = variant.entry
         folder = local_folder(entry.model) if entry.model is not None else None
         if folder is not None:
-            variant.manifest = await asyncio.to_thread(checked_manifest, folder)
+            variant.checkpoint = await asyncio.to_thread(checked, folder)
 
     def _require_memory(self) -> None:
         if self._machine.device == "cpu":
@@ -100,7 +100,7 @@ class Supervisor:
             raise
 
     def _job(self, variant: ServedVariant) -> EngineJob:
-        fingerprint = variant.manifest.fingerprint if variant.manifest else None
+        fingerprint = variant.checkpoint.fingerprint if variant.checkpoint else None
         return EngineJob(variant.entry, self._fleet, str(variant.pool.address.socket_path), fingerprint)
 
     async def _in_time(self, variant: ServedVariant, ready: Awaitable[None]) -> None:

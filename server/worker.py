@@ -40,7 +40,8 @@ class WorkerProcess:
 
     async def exited(self) -> str:
         """Waits until the engine has ended; returns why, in one sentence."""
-        return reason_of(self._log(), await self._process.wait())
+        code = await self._process.wait()
+        return reason_of(self._log(), code)
 
     def _log(self) -> str:
         with self._log_path.open("rb") as stream:

@@ -1,0 +1,157 @@
+"""A `serve` in a process of its own, and what tests ask of it and of the processes below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from artifacts.fleet import Fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SERVE = """
+import sys
+from artifacts.errors import PrunebenchError
+from artifacts.fleet import Fleet
+from server.serve import serve
+from pathlib import Path
+try:
+    summary = serve(Fleet.load(Path(sys.argv[1])), "127.0.0.1", int(sys.argv[2]), lambda m: print(m, file=sys.stderr))
+except PrunebenchError as error:
+    sys.exit(f"error: {error}")
+print(summary.model_dump_json())
+"""
+
+
+def eventually(true: Callable[[], Any], within_s: float, what: str) -> Any:
+    """The first true result of `true`, asked again and again until the deadline."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        result = true()
+        if result:
+            return result
+        time.sleep(0.01)
+    raise AssertionError(f"not within {within_s} s: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Serving:
+    """A `serve` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    log_dir: Path
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=120)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def states(self) -> dict[str, str]:
+        try:
+            page = self.client.get("/ready").json()
+        except httpx.TransportError:
+            return {}
+        return {name: variant["state"] for name, variant in page["variants"].items()}
+
+    def until_ready(self, within_s: float = 20.0) -> Serving:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended: {self.process.communicate()[1]}")
+            states = self.states().values()
+            return bool(states) and set(states) == {"ready"}
+
+        eventually(ready, within_s, "all variants ready")
+        return self
+
+    def workers(self) -> dict[str, int]:
+        """The engine's first process per variant: the child of each warden."""
+        found = {}
+        for warden in children_of(self.process.pid):
+            for engine in children_of(warden):
+                arguments = Path(f"/proc/{engine}/cmdline").read_text().split("\0")
+                found[arguments[arguments.index("--served-model-name") + 1]] = engine
+        return found
+
+    def stop(self, number: int = signal.SIGTERM, within_s: float = 60.0) -> dict[str, Any]:
+        """Ends the server; returns its summary."""
+        self.client.close()
+        self.process.send_signal(number)
+        output, errors = self.process.communicate(timeout=within_s)
+        assert self.process.returncode == 0, errors
+        return dict(json.loads(output))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def processes_with(text: str) -> list[int]:
+    """Living processes whose command line holds `text`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                alive = text in (folder / "cmdline").read_text()
+            except OSError:
+                continue
+            if alive:
+                found.append(int(folder.name))
+    return found
+
+
+Start = Callable[..., Serving]
+
+
+def launcher(folder: Path) -> Iterator[Start]:
+    """A function that serves fleets; whatever it started is gone when the fixture ends."""
+    running: list[Serving] = []
+
+    def start(variants: list[dict[str, Any]], port: int | None = None, **fleet: Any) -> Serving:
+        number = len(running)
+        logs = folder / f"logs-{number}"
+        document = Fleet.parse({"variants": variants, "state_dir": str(logs), **fleet}, "the test's fleet")
+        path = folder / f"fleet-{number}.json"
+        document.save(path)
+        port = port or free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(path), str(port)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        running.append(Serving(process, port, logs))
+        return running[-1]
+
+    yield start
+    for serving in running:
+        serving.client.close()
+        if serving.process.poll() is None:
+            serving.process.kill()
+            serving.process.communicate(timeout=30)
+
+
+def simulated(name: str, *flags: str) -> dict[str, Any]:
+    return {"name": name, "engine": "sim", "engine_flags": list(flags)}

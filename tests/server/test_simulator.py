@@ -1,0 +1,126 @@
+"""Is the simulator as regular as it claims, so that what a client measures against it is the client's own error?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from server.pool import Address, Exchange, UpstreamPool, fetch, request_bytes
+from server.simulated import BadRequest, Completion
+from server.simulator import Simulation, SimulatorProtocol
+
+TTFT_S, ITL_S, TOKENS = 0.030, 0.010, 40
+
+
+async def _read_times(pool: UpstreamPool, path: str, body: dict[str, object]) -> tuple[list[float], bytes]:
+    """Seconds after sending at which pieces came, and all bytes."""
+    loop = asyncio.get_running_loop()
+    exchange = Exchange(pool)
+    request = request_bytes(pool.address, "POST", path, [], json.dumps(body).encode())
+    sent_s = loop.time()
+    await exchange.start(request)
+    times, received = [], b""
+    while chunk := await exchange.next_chunk():
+        times.append(loop.time() - sent_s)
+        received += chunk
+    exchange.finish()
+    return times, received
+
+
+async def _with_simulator(socket_path: Path, simulation: Simulation) -> tuple[asyncio.Server, UpstreamPool]:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: SimulatorProtocol(simulation, loop), str(socket_path))
+    return server, UpstreamPool(Address(socket_path=str(socket_path)))
+
+
+def test_tokens_leave_on_the_absolute_schedule(tmp_path: Path) -> None:
+    async def run() -> list[float]:
+        simulation = Simulation("m", TTFT_S, ITL_S)
+        server, pool = await _with_simulator(tmp_path / "sim.sock", simulation)
+        body = {"model": "m", "prompt": "x", "max_tokens": TOKENS, "stream": True}
+        times, _ = await _read_times(pool, "/v1/completions", body)
+        assert (simulation.tokens, simulation.finished, simulation.running) == (TOKENS, 1, 0)
+        pool.close()
+        server.close()
+        return times
+
+    times = asyncio.run(run())
+    assert len(times) == TOKENS
+    errors_s = [time - (TTFT_S + index * ITL_S) for index, time in enumerate(times)]
+    assert min(errors_s) > -0.002
+    assert statistics.median(errors_s) < 0.005
+    gaps_s = [after - before for before, after in itertools.pairwise(times)]
+    assert statistics.median(gaps_s) == pytest.approx(ITL_S, abs=0.002)
+
+
+def test_a_whole_answer_comes_when_its_last_token_is_due(tmp_path: Path) -> None:
+    async def run() -> float:
+        server, pool = await _with_simulator(tmp_path / "sim.sock", Simulation("m", TTFT_S, ITL_S))
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 8}
+        [time_s], _ = await _read_times(pool, "/v1/chat/completions", body)
+        assert (await fetch(pool, "GET", "/health"))[0] == 200
+        assert (await fetch(pool, "GET", "/nothing"))[0] == 404
+        assert b'"id":"m"' in (await fetch(pool, "GET", "/v1/models"))[1]
+        pool.close()
+        server.close()
+        return time_s
+
+    due_s = TTFT_S + 7 * ITL_S
+    assert due_s - 0.002 < asyncio.run(run()) < due_s + 0.1
+
+
+def parsed(chat: bool = False, **fields: object) -> Completion:
+    asked = {"messages": [{"role": "user", "content": "a b"}]} if chat else {"prompt": "a b"}
+    return Completion.parse(json.dumps({"model": "m", **asked, **fields}).encode(), chat=chat, served="m")
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_stream_and_whole_say_the_same(chat: bool) -> None:
+    completion = parsed(chat, max_tokens=5)
+    choice = json.loads(completion.whole())["choices"][0]
+    events = [json.loads(completion.token_event(i).removeprefix(b"data: "))["choices"][0] for i in range(5)]
+    pieces = [event["delta"]["content"] if chat else event["text"] for event in events]
+    assert "".join(pieces) == (choice["message"]["content"] if chat else choice["text"])
+    assert [event["finish_reason"] for event in events] == [None] * 4 + ["length"]
+
+
+PROMPTS = [
+    ({"prompt": "one two three"}, False, 3, "words"),
+    ({"prompt": [1, 2, 3, 4]}, False, 4, "token ids"),
+    ({"messages": [{"content": "a b"}, {"content": "c"}]}, True, 3, "words of all messages"),
+]
+
+
+@pytest.mark.parametrize(("asked", "chat", "tokens", "what"), PROMPTS)
+def test_prompt_tokens(asked: dict[str, object], chat: bool, tokens: int, what: str) -> None:
+    body = json.dumps({"model": "m", "max_completion_tokens": 2, **asked}).encode()
+    usage = Completion.parse(body, chat=chat, served="m").usage
+    assert usage == {"prompt_tokens": tokens, "completion_tokens": 2, "total_tokens": tokens + 2}, what
+
+
+REFUSED = [
+    (b"{", 400, "not JSON"),
+    (b"[]", 404, "no object"),
+    (b'{"model": "other", "prompt": "x"}', 404, "another model"),
+    (b'{"model": "m"}', 400, "no prompt"),
+    (b'{"model": "m", "prompt": "x", "max_tokens": -1}', 400, "fewer than no tokens"),
+    (b'{"model": "m", "prompt": "x", "max_tokens": "9"}', 400, "a number in quotes"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "what"), REFUSED)
+def test_refusals(body: bytes, status: int, what: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Completion.parse(body, chat=False, served="m")
+    assert caught.value.status == status, what
+    assert json.loads(caught.value.body)["error"]["message"]
+
+
+def test_the_same_request_gets_the_same_bytes() -> None:
+    assert parsed(max_tokens=3).whole() == parsed(max_tokens=3).whole()
+    assert parsed(max_tokens=3).identity != parsed(max_tokens=4).identity

@@ -1,0 +1,97 @@
+"""Does the same hold for real vLLM: clients that leave, workers that die, servers that are killed?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving_process import Serving, Start, children_of, eventually, processes_with
+
+pytestmark = pytest.mark.engine
+
+BODY = {"prompt": [5, 6, 7], "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+
+
+def metric(serving: Serving, name: str, variant: str) -> float:
+    for family in text_string_to_metric_families(serving.client.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels.get("variant") == variant:
+                return sample.value
+    raise AssertionError(f"{name} of {variant} is missing")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_the_engine(engine_pair: Serving, stream: bool) -> None:
+    with httpx.Client(base_url=engine_pair.url, timeout=0.2) as impatient, pytest.raises(httpx.ReadTimeout):
+        body = {"model": "dense", **BODY, "n": 8, "stream": stream}
+        with impatient.stream("POST", "/v1/completions", json=body) as answer:
+            for _ in answer.iter_raw():
+                raise httpx.ReadTimeout("enough")
+    before = metric(engine_pair, "vllm:generation_tokens_total", "dense")
+    eventually(lambda: metric(engine_pair, "vllm:num_requests_running", "dense") == 0, 2, "the engine is idle")
+    assert metric(engine_pair, "vllm:generation_tokens_total", "dense") - before < 8 * 400
+
+
+def test_answers_carry_the_checkpoints_fingerprint(engine_pair: Serving) -> None:
+    answer = engine_pair.client.post("/v1/completions", json={"model": "dense", **BODY, "max_tokens": 1})
+    fingerprint = answer.headers["x-prunebench-fingerprint"]
+    assert answer.json()["system_fingerprint"] == fingerprint
+    assert engine_pair.client.get("/v1/models/dense").json()["prunebench"]["fingerprint"] == fingerprint
+
+
+def test_engine_metrics_can_show_a_millisecond(engine_pair: Serving) -> None:
+    page = engine_pair.client.get("/metrics").text
+    assert 'vllm:inter_token_latency_seconds_bucket{variant="dense",engine="0",le="0.0005"' in page
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_worker_comes_back_and_the_other_loses_nothing(engine_pair: Serving) -> None:
+    first = engine_pair.workers()["pruned"]
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        with httpx.Client(base_url=engine_pair.url, timeout=60) as client:
+            while not stop.is_set():
+                body = {"model": "dense", **BODY, "max_tokens": 16}
+                statuses.append(client.post("/v1/completions", json=body).status_code)
+
+    caller = threading.Thread(target=load)
+    caller.start()
+    body = {"model": "pruned", **BODY, "stream": True}
+    answer = engine_pair.client.send(httpx.Request("POST", f"{engine_pair.url}/v1/completions", json=body), stream=True)
+    received = b""
+    with pytest.raises(httpx.RemoteProtocolError):
+        for chunk in answer.iter_raw():
+            if not received:
+                os.kill(first, signal.SIGKILL)
+            received += chunk
+    assert b'"code": "worker_lost"' in received
+    eventually(lambda: engine_pair.states()["pruned"] == "backoff", 10, "the crash is noticed")
+    eventually(lambda: engine_pair.states()["pruned"] == "ready", 200, "the worker is back")
+    stop.set()
+    caller.join()
+    assert set(statuses) == {200}
+    assert engine_pair.workers()["pruned"] != first
+    again = engine_pair.client.post("/v1/completions", json={"model": "pruned", **BODY, "max_tokens": 2})
+    assert again.status_code == 200
+
+
+def test_a_server_killed_during_the_start_leaves_no_engine(start: Start, engine_models: tuple[Path, Path]) -> None:
+    model = str(engine_models[0].resolve())
+    serving = start([{"name": "orphan-engine", "model": model}], dtype="float32", max_model_len=512)
+    engine = eventually(lambda: serving.workers().get("orphan-engine"), 30, "the engine process runs")
+    core = eventually(lambda: [pid for pid in children_of(engine) if _is_core(pid)], 100, "its core runs")
+    serving.process.kill()
+    serving.process.communicate(timeout=10)
+    eventually(lambda: not processes_with("orphan-engine"), 20, "the API server is gone")
+    eventually(lambda: not Path(f"/proc/{core[0]}").exists(), 20, "its core is gone")
+
+
+def _is_core(pid: int) -> bool:
+    return "EngineCore" in Path(f"/proc/{pid}/comm").read_text() + Path(f"/proc/{pid}/cmdline").read_text()

@@ -1,0 +1,90 @@
+"""Does nothing outlive its warden's task, whatever dies first?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving_process import eventually
+
+from server import warden
+
+# Writes its own pid and its child's, and waits for the child; the child does not react to SIGTERM.
+PARENT = "trap '{trap}' TERM; (trap '' TERM; sleep 1000 & wait) & echo $$ $! > {pids}; wait; wait"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A warden over a shell with a stubborn child; the pids of both."""
+    pids = tmp_path / "pids"
+    process = _guard(PARENT.format(trap="exit 7", pids=pids), grace_s=5)
+    eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, 10, "both run")
+    yield process, [int(pid) for pid in pids.read_text().split()]
+    process.kill()
+    process.communicate()
+
+
+def _guard(script: str, grace_s: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-S", warden.__file__, str(grace_s), "sh", "-c", script]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_closed_input_ends_politely_and_takes_the_stubborn_child(
+    guarded: tuple[subprocess.Popen[bytes], list[int]],
+) -> None:
+    process, pids = guarded
+    process.communicate(timeout=10)
+    assert process.returncode == 7
+    assert _gone(pids)
+
+
+def test_termination_ends_at_once(guarded: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+    process, pids = guarded
+    began_s = time.monotonic()
+    process.terminate()
+    process.wait(timeout=10)
+    assert time.monotonic() - began_s < 2
+    assert process.returncode != 0
+    assert _gone(pids)
+
+
+def test_a_killed_engine_takes_its_children_along(guarded: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+    process, pids = guarded
+    os.kill(pids[0], signal.SIGKILL)
+    process.wait(timeout=10)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert _gone(pids)
+
+
+def test_a_stubborn_engine_is_killed_after_the_grace(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf"
+    process = _guard(f"trap '' TERM; touch {deaf}; while :; do sleep 0.1; done", grace_s=0.3)
+    eventually(deaf.exists, 10, "it no longer listens to SIGTERM")
+    began_s = time.monotonic()
+    process.communicate(timeout=10)
+    assert 0.3 <= time.monotonic() - began_s < 5
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("code", [0, 1, 42])
+def test_the_engines_exit_code_is_handed_on(code: int) -> None:
+    process = _guard(f"exit {code}", grace_s=1)
+    assert process.wait(timeout=10) == code
+    process.communicate()
+
+
+def test_a_killed_warden_takes_its_engine_along(guarded: tuple[subprocess.Popen[bytes], list[int]]) -> None:
+    process, pids = guarded
+    process.kill()
+    eventually(lambda: _gone(pids[:1]), 10, "the engine got its death signal")
+    os.kill(pids[1], signal.SIGKILL)
