@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -27,6 +28,7 @@ from loadtest.conductor import Conductor
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
 from loadtest.plan import Plan, Segment
+from loadtest.priority import served_first
 from loadtest.prompts import prompt_ids, request_body
 from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
 from loadtest.wire import StreamClient
@@ -51,6 +53,15 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=128, help="token ids in each prompt")
     parser.add_argument("--output-tokens", type=int, default=64, help="tokens to generate per request")
     parser.add_argument("--plan", default="", include_in_web_ui=False, help="plan file of a planned run")
+
+
+@events.test_start.add_listener
+def come_first(environment: Any, **_: Any) -> None:
+    """By hand the whole test is on the clock; the conductor of a plan sees to its own segments."""
+    if not environment.parsed_options.plan:
+        stack = ExitStack()
+        stack.enter_context(served_first())
+        environment.events.test_stop.add_listener(lambda **_: stack.close())
 
 
 class Completions(User):  # type: ignore[misc,unused-ignore]
