@@ -88,7 +88,7 @@ class Conductor:
 
     def _body(self, segment: Segment, index: int) -> bytes:
         tokens, streams = self._plan.workload.output_tokens, self._plan.level.concurrency or 0
-        if index < streams:
+        if index < streams and self._plan.lead_in_s > 0:  # without a lead-in the first requests are measured ones
             tokens = first_output_tokens(tokens, index, streams)
         return request_body(self._plan.arms[segment.arm], prompt_ids(self._plan, segment, index), tokens)
 

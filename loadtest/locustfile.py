@@ -68,14 +68,14 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
     """With a plan: plays it, then quits Locust. Without: asks for one completion after the other."""
 
     def on_start(self) -> None:
-        options = self.environment.parsed_options
-        if options.plan:
-            self._play(Path(options.plan))
-            raise StopUser
-        self._by_hand = _ByHand(self.environment.host, options)
+        if not self.environment.parsed_options.plan:
+            self._by_hand = _ByHand(self.environment.host, self.environment.parsed_options)
 
     @task
-    def completion(self) -> None:
+    def complete(self) -> None:
+        if plan := self.environment.parsed_options.plan:
+            self._play(Path(plan))
+            raise StopUser
         _count(self.environment, self._by_hand.request())
 
     def _play(self, path: Path) -> None:
