@@ -58,10 +58,10 @@ class Conductor:
         self._zero_ns = perf_counter_ns()
         cpu_s, first = 0.0, True
         for number, segment in enumerate(self._plan.segments):
-            stage = self._prepare(segment)
-            ticker = gevent.spawn(self._tick, stage, number)
             gc.collect()
             gc.disable()
+            stage = self._prepare(segment)
+            ticker = gevent.spawn(self._tick, stage, number)
             with served_first() as stage.served_first:
                 self._perform(stage)
             gc.enable()
