@@ -58,10 +58,10 @@ class Conductor:
         self._zero_ns = perf_counter_ns()
         cpu_s, first = 0.0, True
         for number, segment in enumerate(self._plan.segments):
-            stage = self._prepare(segment)
-            ticker = gevent.spawn(self._tick, stage, number)
             gc.collect()
             gc.disable()
+            stage = self._prepare(segment)
+            ticker = gevent.spawn(self._tick, stage, number)
             with served_first() as stage.served_first:
                 self._perform(stage)
             gc.enable()
@@ -88,7 +88,7 @@ class Conductor:
 
     def _body(self, segment: Segment, index: int) -> bytes:
         tokens, streams = self._plan.workload.output_tokens, self._plan.level.concurrency or 0
-        if index < streams:
+        if index < streams and self._plan.lead_in_s > 0:  # without a lead-in the first requests are measured ones
             tokens = first_output_tokens(tokens, index, streams)
         return request_body(self._plan.arms[segment.arm], prompt_ids(self._plan, segment, index), tokens)
 

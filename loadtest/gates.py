@@ -71,8 +71,13 @@ def judge(evidence: Evidence) -> tuple[Gate, ...]:
 
 
 def send_lateness_p99_s(evidence: Evidence) -> float | None:
-    late = [r.sent_s - r.scheduled_s for r in evidence.counted if r.sent_s is not None]
-    return float(np.percentile(late, 99)) if late else None
+    """The worst arm's."""
+
+    def p99(records: Sequence[RequestRecord]) -> float | None:
+        late = [r.sent_s - r.scheduled_s for r in records if r.sent_s is not None]
+        return float(np.percentile(late, 99)) if late else None
+
+    return _worst_arm(evidence.counted, p99)
 
 
 def lateness_limit_s(evidence: Evidence) -> float:
@@ -83,8 +88,7 @@ def lateness_limit_s(evidence: Evidence) -> float:
 
 def error_share(evidence: Evidence) -> float | None:
     """The worst arm's, lead-ins included: what fails there leaves the window with another load than asked for."""
-    arms = {r.arm for r in evidence.records}
-    return max((_share([not r.ok for r in evidence.records if r.arm == arm]) for arm in arms), default=None)
+    return _worst_arm(evidence.records, lambda records: _share([not r.ok for r in records]))
 
 
 def length_mismatch_share(evidence: Evidence) -> float | None:
@@ -97,10 +101,13 @@ def length_mismatch_share(evidence: Evidence) -> float | None:
 
 
 def events_per_read(evidence: Evidence) -> float | None:
-    """Output events divided by the reads that held them; one read has one time."""
-    events = sum(len(r.event_s) for r in evidence.successes)
-    reads = sum(len(set(r.event_s)) for r in evidence.successes)
-    return events / reads if reads else None
+    """Output events divided by the reads that held them (one read has one time); the worst arm's."""
+
+    def ratio(records: Sequence[RequestRecord]) -> float | None:
+        reads = sum(len(set(r.event_s)) for r in records)
+        return sum(len(r.event_s) for r in records) / reads if reads else None
+
+    return _worst_arm(evidence.successes, ratio)
 
 
 def client_cpu_share(evidence: Evidence) -> float | None:
@@ -131,6 +138,13 @@ def fewest_requests_per_arm(evidence: Evidence) -> float:
 def fewest_requests_per_block(evidence: Evidence) -> float:
     counts = Counter((r.arm, r.block) for r in evidence.successes)
     return min((counts[(w.arm, w.block)] for w in evidence.windows), default=0)
+
+
+def _worst_arm(
+    records: Sequence[RequestRecord], observe: Callable[[Sequence[RequestRecord]], float | None]
+) -> float | None:
+    per_arm = (observe([r for r in records if r.arm == arm]) for arm in {r.arm for r in records})
+    return max((value for value in per_arm if value is not None), default=None)
 
 
 def _share(flags: Sequence[bool]) -> float:

@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -27,6 +28,7 @@ from loadtest.conductor import Conductor
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
 from loadtest.plan import Plan, Segment
+from loadtest.priority import served_first
 from loadtest.prompts import prompt_ids, request_body
 from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
 from loadtest.wire import StreamClient
@@ -53,18 +55,27 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--plan", default="", include_in_web_ui=False, help="plan file of a planned run")
 
 
+@events.test_start.add_listener
+def come_first(environment: Any, **_: Any) -> None:
+    """By hand the whole test is on the clock; the conductor of a plan sees to its own segments."""
+    if not environment.parsed_options.plan:
+        stack = ExitStack()
+        stack.enter_context(served_first())
+        environment.events.test_stop.add_listener(lambda **_: stack.close())
+
+
 class Completions(User):  # type: ignore[misc,unused-ignore]
     """With a plan: plays it, then quits Locust. Without: asks for one completion after the other."""
 
     def on_start(self) -> None:
-        options = self.environment.parsed_options
-        if options.plan:
-            self._play(Path(options.plan))
-            raise StopUser
-        self._by_hand = _ByHand(self.environment.host, options)
+        if not self.environment.parsed_options.plan:
+            self._by_hand = _ByHand(self.environment.host, self.environment.parsed_options)
 
     @task
-    def completion(self) -> None:
+    def complete(self) -> None:
+        if plan := self.environment.parsed_options.plan:
+            self._play(Path(plan))
+            raise StopUser
         _count(self.environment, self._by_hand.request())
 
     def _play(self, path: Path) -> None:

@@ -19,7 +19,7 @@ def served_first() -> Iterator[bool]:
 
     Linux allows it to root and to holders of CAP_SYS_NICE. Elsewhere the gates on lateness decide.
     """
-    before = os.sched_getscheduler(0)
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
     except PermissionError:
@@ -28,4 +28,4 @@ def served_first() -> Iterator[bool]:
     try:
         yield True
     finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
+        os.sched_setscheduler(0, before, parameters)

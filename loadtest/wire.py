@@ -20,13 +20,15 @@ _READ_BYTES = 1 << 16
 _IDLE_LIMIT_NS = 2 * 10**9  # common servers close idle connections after 5 s; a shorter idle one is surely still open
 
 
-class _End:
-    """Set by the parser when the answer is complete."""
+class _Ending:
+    """Knows when an answer is complete, and whether the connection outlives it (the parser forgets that at once)."""
 
-    reached = False
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.reached = self.keeps_alive = False
 
     def on_message_complete(self) -> None:
-        self.reached = True
+        self.reached, self.keeps_alive = True, bool(self.parser.should_keep_alive())
 
 
 class StreamClient:
@@ -97,9 +99,8 @@ class StreamClient:
 
 def _receive(connection: socket.socket, exchange: Exchange) -> bool:
     """Fills `exchange.reads`; True if the connection can carry another request."""
-    end = _End()
-    parser = httptools.HttpResponseParser(end)
-    while not end.reached:
+    ending = _Ending()
+    while not ending.reached:
         data = connection.recv(_READ_BYTES)
         now_ns = perf_counter_ns()
         if not data:
@@ -108,7 +109,7 @@ def _receive(connection: socket.socket, exchange: Exchange) -> bool:
             return False
         exchange.reads.append((now_ns, data))
         try:
-            parser.feed_data(data)
+            ending.parser.feed_data(data)
         except httptools.HttpParserError:
             return False  # what came is kept; the parser that runs later names the fault
-    return bool(parser.should_keep_alive())
+    return ending.keeps_alive

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from truth_server import TruthServer
 
 from artifacts.run import Level, RequestRecord, Workload
 from loadtest.runner import LoadTestRequest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from truth_server import TruthServer
 
 Serve = Callable[..., TruthServer]
 

@@ -39,9 +39,11 @@ class TruthServer:
     api_key: str | None = None
     with_metrics: bool = True
     port: int = 0
+    connections: int = 0
+    paths: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    cancelled: int = 0
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _stalled_until: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,39 +52,40 @@ class TruthServer:
 
     def start(self) -> Callable[[], None]:
         """Listens; returns what stops it."""
-        ready, loop = threading.Event(), asyncio.new_event_loop()
-        tasks: list[asyncio.Task[None]] = []
+        ready, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
 
         async def main() -> None:
-            server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            await asyncio.Event().wait()
+            async with await asyncio.start_server(self._connection, "127.0.0.1", 0) as server:
+                self.port = server.sockets[0].getsockname()[1]
+                ready.set()
+                await stop.wait()
+                for task in tuple(self._connections):
+                    task.cancel()
+                await asyncio.gather(*self._connections)
 
         def run() -> None:
-            asyncio.set_event_loop(loop)
-            tasks.append(loop.create_task(main()))
-            loop.run_forever()
-            pending = asyncio.all_tasks(loop)
-            for task in pending:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            loop.run_until_complete(main())
             loop.close()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         assert ready.wait(10)
 
-        def stop() -> None:
-            loop.call_soon_threadsafe(loop.stop)
+        def stopper() -> None:
+            loop.call_soon_threadsafe(stop.set)
             thread.join(10)
 
-        return stop
+        return stopper
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        self.connections += 1
         try:
             while (line := await reader.readline()).strip():
                 method, path, _ = line.decode().split()
+                self.paths += [path] if method == "POST" else []
                 headers = await _headers(reader)
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 if self.api_key and headers.get("authorization") != f"Bearer {self.api_key}":
@@ -92,9 +95,10 @@ class TruthServer:
                 else:
                     self._get(path, writer)
                 await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            self.cancelled += 1
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
         finally:
+            self._connections.discard(task)
             writer.close()
 
     def _get(self, path: str, writer: asyncio.StreamWriter) -> None:
@@ -160,16 +164,18 @@ class TruthServer:
             if faulty and b.drop_after_tokens is not None and first >= b.drop_after_tokens:
                 raise ConnectionResetError
             if faulty and b.error_after_tokens is not None and first >= b.error_after_tokens:
-                _chunk(writer, {"error": {"message": "engine died", "code": 500}})
+                writer.write(_chunk({"error": {"message": "engine died", "code": 500}}))
                 break
+            pieces = []
             for k in range(first, first + count):
                 finish = "length" if k == tokens - 1 else None
-                _chunk(writer, {"choices": [{"index": 0, "text": "a", "finish_reason": finish}]})
+                pieces.append(_chunk({"choices": [{"index": 0, "text": "a", "finish_reason": finish}]}))
+            writer.write(b"".join(pieces))
             await writer.drain()
         else:
             usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": tokens}
-            _chunk(writer, {"choices": [], "usage": usage})
-        _chunk(writer, "[DONE]")
+            writer.write(_chunk({"choices": [], "usage": usage}))
+        writer.write(_chunk("[DONE]"))
         writer.write(b"0\r\n\r\n")
 
 
@@ -186,6 +192,6 @@ def _whole(writer: asyncio.StreamWriter, status: int, content: object) -> None:
     writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
 
-def _chunk(writer: asyncio.StreamWriter, event: object) -> None:
+def _chunk(event: object) -> bytes:
     data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
-    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return b"%x\r\n%b\r\n" % (len(data), data)

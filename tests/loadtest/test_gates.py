@@ -1,0 +1,156 @@
+"""Each gate stays open on a clean run, trips on its planted fault, and on no other gate's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from artifacts.run import Gate, RequestRecord, Window, Workload
+from loadtest.counters import PREEMPTIONS, PREFIX_HITS, PREFIX_QUERIES
+from loadtest.gates import Evidence, judge
+
+MakeRecord = Callable[..., RequestRecord]
+Clean = Callable[..., Evidence]
+
+
+@pytest.fixture
+def clean(make_record: MakeRecord) -> Clean:
+    """Two arms, two blocks, eight faultless requests in each."""
+
+    def build(**changes: Any) -> Evidence:
+        records = [
+            make_record(block + 0.1 * index, arm=arm, block=block, index=index)
+            for arm in (0, 1)
+            for block in (0, 1)
+            for index in range(8)
+        ]
+        windows = tuple(Window(arm=a, block=b, start_s=b, end_s=b + 1) for b in (0, 1) for a in (0, 1))
+        values: dict[str, Any] = {
+            "records": records,
+            "windows": windows,
+            "workload": Workload(prompt_tokens=16, output_tokens=5),
+            "client_cpu_s": 0.4,
+            "counters": {"a": {PREFIX_HITS: 0.0, PREFIX_QUERIES: 512.0, PREEMPTIONS: 0.0}},
+        }
+        return Evidence(**(values | changes))
+
+    return build
+
+
+def by_name(evidence: Evidence) -> dict[str, Gate]:
+    return {gate.name: gate for gate in judge(evidence)}
+
+
+def failed(evidence: Evidence) -> set[str]:
+    return {gate.name for gate in judge(evidence) if not gate.passed}
+
+
+def test_a_clean_run_passes_every_gate_and_says_what_it_saw(clean: Clean) -> None:
+    gates = by_name(clean())
+    assert failed(clean()) == set()
+    assert gates["client CPU share"].observed == pytest.approx(0.1)
+    assert gates["send lateness p99"].observed == pytest.approx(0.0001)
+    assert gates["events per read"].observed == pytest.approx(1)
+    assert gates["requests per block"].observed == 8
+    assert gates["requests per arm"].observed == 16
+
+
+def every(evidence: Evidence, change: Callable[[RequestRecord], RequestRecord]) -> Evidence:
+    return replace(evidence, records=[change(r) for r in evidence.records])
+
+
+def one(evidence: Evidence, change: Callable[[RequestRecord], RequestRecord]) -> Evidence:
+    return replace(evidence, records=[change(evidence.records[0]), *evidence.records[1:]])
+
+
+def bunched(record: RequestRecord) -> RequestRecord:
+    times = tuple(record.event_s[k - k % 2] for k in range(5))
+    return replace(record, event_s=times)
+
+
+@pytest.mark.parametrize(
+    ("gate", "plant"),
+    [
+        pytest.param(
+            "send lateness p99",
+            lambda e: every(e, lambda r: replace(r, sent_s=r.scheduled_s + 0.011)),
+            id="sent 11 ms late where the median TTFT is 20 ms",
+        ),
+        pytest.param("error share", lambda e: one(e, lambda r: replace(r, error="closed: gone")), id="one failure"),
+        pytest.param(
+            "error share",
+            lambda e: one(e, lambda r: replace(r, error="closed: gone", warmup=True)),
+            id="one failure in a lead-in",
+        ),
+        pytest.param("length mismatch", lambda e: one(e, lambda r: replace(r, output_tokens=4)), id="a short answer"),
+        pytest.param("length mismatch", lambda e: one(e, lambda r: replace(r, prompt_tokens=17)), id="a longer prompt"),
+        pytest.param("events per read", lambda e: every(e, bunched), id="every second event in the same read"),
+        pytest.param(
+            "events per read",
+            lambda e: every(e, lambda r: bunched(r) if r.arm else r),
+            id="every second event in the same read, in one arm",
+        ),
+        pytest.param("client CPU share", lambda e: replace(e, client_cpu_s=2.1), id="busy for over half of 4 s"),
+        pytest.param(
+            "prefix cache hits",
+            lambda e: replace(e, counters={"a": {PREFIX_HITS: 16.0, PREFIX_QUERIES: 512.0}}),
+            id="3 % of the prompt tokens from the cache",
+        ),
+        pytest.param("preemptions", lambda e: replace(e, counters={"a": {PREEMPTIONS: 1.0}}), id="one preemption"),
+        pytest.param(
+            "requests per block",
+            lambda e: replace(e, records=[r for r in e.records if (r.arm, r.block) != (1, 1) or r.index < 1] * 2),
+            id="a block of too few requests",
+        ),
+    ],
+)
+def test_each_gate_trips_on_its_planted_fault_alone(
+    clean: Clean, gate: str, plant: Callable[[Evidence], Evidence]
+) -> None:
+    evidence = plant(clean())
+    if gate == "requests per block":
+        evidence = replace(evidence, records=evidence.records[: len(evidence.records) // 2])
+        assert gate in failed(evidence)
+        assert failed(evidence) <= {gate, "requests per arm"}
+        return
+    assert failed(evidence) == {gate}
+
+
+def test_ten_requests_are_too_few_for_a_median(clean: Clean) -> None:
+    evidence = clean()
+    few = [r for r in evidence.records if r.index < 5]
+    assert failed(replace(evidence, records=few)) == {"requests per arm"}
+
+
+def test_an_arm_that_only_failed_is_not_overlooked(clean: Clean) -> None:
+    evidence = clean()
+    dead = [replace(r, error="connect: refused", output_tokens=None) if r.arm else r for r in evidence.records]
+    assert failed(replace(evidence, records=dead)) == {"error share", "requests per arm", "requests per block"}
+    assert by_name(replace(evidence, records=dead))["error share"].observed == 1
+
+
+def test_lateness_may_grow_with_the_latency_it_is_measured_against(clean: Clean) -> None:
+    slow = every(
+        clean(), lambda r: replace(r, sent_s=r.scheduled_s + 0.04, first_s=r.scheduled_s + 0.5, event_s=r.event_s)
+    )
+    gate = by_name(slow)["send lateness p99"]
+    assert gate.limit == pytest.approx(0.05)
+    assert gate.passed
+
+
+def test_a_server_that_keeps_no_metrics_is_not_judged_by_them(clean: Clean) -> None:
+    gates = by_name(clean(counters={}))
+    assert gates["prefix cache hits"].observed is None
+    assert gates["preemptions"].observed is None
+    assert gates["preemptions"].passed
+
+
+def test_a_run_without_any_record_is_invalid(clean: Clean) -> None:
+    assert failed(clean(records=[])) == {"requests per arm", "requests per block"}
+
+
+def test_every_gate_says_cause_and_remedy(clean: Clean) -> None:
+    assert all(gate.cause.endswith(".") and gate.remedy.endswith(".") for gate in judge(clean()))
