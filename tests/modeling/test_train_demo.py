@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,14 @@ def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     Trainer(TINY, tokens()).save(tmp_path / "state.pt")
-    other = Trainer(Recipe(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "seed": 1}), tokens())
+    other = Trainer(replace(TINY, seed=1), tokens())
     with pytest.raises(SystemExit, match="another recipe"):
         other.load(tmp_path / "state.pt")
 
 
 def test_training_learns_a_pattern(tmp_path: Path) -> None:
     pattern = np.tile(np.arange(8, dtype=np.int64), 100)
-    trainer = Trainer(Recipe(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "steps": 250, "cooldown_start": 100}), pattern)
+    trainer = Trainer(replace(TINY, steps=250, cooldown_start=100), pattern)
     before = held_out_loss_nats(trainer.model, pattern, 16)
     run_training(trainer, tmp_path / "state.pt")
     assert held_out_loss_nats(trainer.model, pattern, 16) < 0.5 < math.log(100) < before
