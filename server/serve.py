@@ -17,6 +17,7 @@ import uvloop
 
 from artifacts.document import Document
 from artifacts.errors import ServingError
+from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from server.engines import this_machine
 from server.gateway import Gateway
@@ -165,11 +166,21 @@ def _private_folder() -> Iterator[Path]:
 def _log_folder(fleet: Fleet) -> Iterator[Path]:
     """The fleet's state folder, or a temporary one that stays only if something failed."""
     if fleet.state_dir is not None:
-        yield Path(fleet.state_dir)
+        yield _writable(Path(fleet.state_dir))
         return
     folder = Path(tempfile.mkdtemp(prefix="prunebench-logs-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _writable(folder: Path) -> Path:
+    """Raises ConfigError if logs cannot be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise disk_error(folder, error) from error
 
 
 def _summary(registry: Registry, metrics: GatewayMetrics, url: str, uptime_s: float) -> ServeSummary:

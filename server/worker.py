@@ -32,7 +32,6 @@ class WorkerProcess:
     @classmethod
     async def start(cls, command: EngineCommand, log_path: Path) -> WorkerProcess:
         """Appends the engine's output to `log_path`."""
-        log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             offset = log.tell()
             process = await _spawn(command, log)

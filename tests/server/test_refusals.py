@@ -1,0 +1,151 @@
+"""Does every refusal have the right status, code and headers, and does the table of routes send each path home?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from artifacts.errors import ServingError
+from artifacts.fleet import Fleet
+from server import faults
+from server.forward import ClientGone, model_of, read_body
+from server.gateway import is_forwarded
+from server.metrics import FORWARDED_ROUTES, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest, route_label
+from server.registry import Registry
+
+REFUSALS = [
+    (faults.unknown_model("x", ("a", "b")), 404, "model_not_found", "model", None),
+    (faults.missing_model(), 400, "missing_model", "model", None),
+    (faults.malformed_body("cut"), 400, "invalid_json", None, None),
+    (faults.body_too_large(7), 413, "request_too_large", None, None),
+    (faults.not_ready("a", "backoff", "boom"), 503, "model_not_ready", "model", b"5"),
+    (faults.too_many_in_flight(3), 429, "too_many_requests", None, b"1"),
+    (faults.draining(), 503, "shutting_down", None, b"5"),
+    (faults.unreachable("a"), 503, "worker_unreachable", "model", b"5"),
+    (faults.worker_lost("a"), 502, "worker_lost", "model", None),
+    (faults.MethodNotAllowed("GET", "/x", "POST"), 405, "method_not_allowed", None, None),
+    (faults.unknown_path("/x"), 404, "not_found", None, None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "code", "param", "retry"), REFUSALS, ids=[r[2] for r in REFUSALS])
+def test_refusal(error: ServingError, status: int, code: str, param: str | None, retry: bytes | None) -> None:
+    body = faults.error_body(error)
+    fields = json.loads(body)["error"]
+    assert set(fields) == {"message", "type", "param", "code"}
+    assert (error.status, fields["code"], fields["param"]) == (status, code, param)
+    assert fields["message"].endswith(".")
+    headers = dict(faults.error_headers(error, body))
+    assert headers[b"content-length"] == str(len(body)).encode()
+    assert headers.get(b"retry-after") == retry
+    assert (b"allow" in headers) == (status == 405)
+
+
+def test_client_errors_and_server_errors_have_different_types() -> None:
+    types = {error.status: error.error_type for error, *_ in REFUSALS}
+    assert {types[status] for status in (400, 404, 405, 413)} == {"invalid_request_error"}
+    assert {types[status] for status in (502, 503)} == {"server_error"}
+
+
+def test_an_error_event_is_one_event_of_one_line() -> None:
+    event = faults.error_event(faults.not_ready("a", "backoff", "two\nlines"))
+    assert event.startswith(b"data: {")
+    assert event.endswith(b"}\n\n")
+    assert event.count(b"\n") == 2
+
+
+ROUTES = [
+    ("/v1/completions", True),
+    ("/v1/chat/completions", True),
+    ("/v1/anything/new", True),
+    ("/tokenize", True),
+    ("/detokenize", True),
+    ("/v1/models", False),
+    ("/v1/models/dense", False),
+    ("/v1/modelsoup", True),
+    ("/v1", False),
+    ("/metrics", False),
+    ("/sleep", False),
+    ("/collective_rpc", False),
+    ("/", False),
+]
+
+
+@pytest.mark.parametrize(("path", "forwarded"), ROUTES)
+def test_which_paths_reach_a_worker(path: str, forwarded: bool) -> None:
+    assert is_forwarded(path) == forwarded
+
+
+def test_route_labels_are_bounded() -> None:
+    paths = [*FORWARDED_ROUTES, *(f"/v1/{index}" for index in range(100))]
+    assert {route_label(path) for path in paths} == {*FORWARDED_ROUTES, "other"}
+
+
+BODIES = [
+    (b'{"model": "a"}', "a"),
+    (b' {"x": [1, {"model": "inner"}], "model": "outer"} ', "outer"),
+    (b'{"model": "\\u00e4"}', "ä"),
+    (b"{}", 400),
+    (b"null", 400),
+    (b'{"model": null}', 400),
+    (b'{"model": ["a"]}', 400),
+    (b'{"model": "a"', 400),
+    (b"\x80", 400),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), BODIES)
+def test_the_model_is_read_from_the_top_level(body: bytes, expected: str | int) -> None:
+    if isinstance(expected, str):
+        assert model_of(body) == expected
+        return
+    with pytest.raises(ServingError) as caught:
+        model_of(body)
+    assert caught.value.status == expected
+
+
+def _read(parts: list[bytes], limit_bytes: int, declared: int | None = None, gone: bool = False) -> tuple[bytes, int]:
+    """The body read from `parts`, and how many of them were taken."""
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": part, "more_body": gone or index < len(parts) - 1}
+        for index, part in enumerate(parts)
+    ]
+    taken = iter([*messages, {"type": "http.disconnect"}])
+    count = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return next(taken)
+
+    headers = [] if declared is None else [(b"content-length", str(declared).encode())]
+    return asyncio.run(read_body({"headers": headers}, receive, limit_bytes)), count
+
+
+def test_a_body_of_exactly_the_limit_is_read() -> None:
+    assert _read([b"ab", b"", b"cd"], 4, declared=4) == (b"abcd", 3)
+
+
+@pytest.mark.parametrize(("parts", "declared"), [([b"ab", b"cde"], None), ([b"ab"], 5)])
+def test_a_longer_body_is_refused(parts: list[bytes], declared: int | None) -> None:
+    with pytest.raises(ServingError, match="larger than 4 bytes"):
+        _read(parts, 4, declared)
+
+
+def test_a_client_that_leaves_while_it_sends_is_noticed() -> None:
+    with pytest.raises(ClientGone):
+        _read([b"ab"], 4, gone=True)
+
+
+def test_requests_and_failures_are_counted_per_variant() -> None:
+    fleet = Fleet.parse({"variants": [{"name": "a", "engine": "sim"}]}, "the test's fleet")
+    metrics = GatewayMetrics(Registry(fleet, "/nowhere"))
+    for variant, code in (("a", 200), ("a", 399), ("a", 400), ("a", 502), (UNKNOWN_VARIANT, 404)):
+        metrics.observe(ObservedRequest("/v1/completions", variant, code))
+    assert metrics.counts("a") == (4, 2)
+    assert metrics.counts(UNKNOWN_VARIANT) == (1, 1)
+    assert metrics.counts("b") == (0, 0)
+    assert 'prunebench_variant_state{state="queued",variant="a"} 1.0' in metrics.exposition()
