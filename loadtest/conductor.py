@@ -127,9 +127,9 @@ class Conductor:
         return flying
 
     def _meter(self, stage: _Stage) -> None:
-        gevent.sleep(max(0.0, (stage.window_ns[0] - perf_counter_ns()) / 1e9))
+        _wait_until(stage.window_ns[0])
         before_s = process_time()
-        gevent.sleep(max(0.0, (stage.window_ns[1] - perf_counter_ns()) / 1e9))
+        _wait_until(stage.window_ns[1])
         stage.cpu_s = process_time() - before_s
 
     def _tick(self, stage: _Stage, number: int) -> None:
@@ -155,8 +155,8 @@ class Conductor:
 
 
 def _wait_until(target_ns: int) -> None:
-    remaining_ns = target_ns - perf_counter_ns()
-    if remaining_ns > _SPIN_NS:
+    """Never returns early: a sleep may, as the loop counts it from when it last looked at the clock."""
+    while (remaining_ns := target_ns - perf_counter_ns()) > _SPIN_NS:
         gevent.sleep((remaining_ns - _SPIN_NS) / 1e9)
     while perf_counter_ns() < target_ns:
         gevent.sleep(0)

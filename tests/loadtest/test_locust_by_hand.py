@@ -86,7 +86,7 @@ def completed_rows(page: str) -> dict[str, dict[str, Any]]:
     return rows if rows.get("E2E a", {}).get("num_requests", 0) > 3 else {}
 
 
-def eventually(ask: Callable[[], Any], deadline_s: float = 30) -> Any:
+def eventually(ask: Callable[[], Any], deadline_s: float = 90) -> Any:
     end = time.monotonic() + deadline_s
     while True:
         try:
