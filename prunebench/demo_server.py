@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from typing import Any
 
 from artifacts.errors import ServingError
 from artifacts.progress import Progress
+from server import warden
 
 _STAGE = "start vLLM, one process per variant"
 _START_TIMEOUT_S = 900.0
@@ -31,15 +30,17 @@ def running_server(fleet_file: Path, log_file: Path, progress: Progress) -> Iter
     Raises ServingError with the last line of the log if the server ends early or is not ready in time.
     """
     port = _free_port()
-    command = [sys.executable, "-m", "prunebench", "serve", str(fleet_file), "--port", str(port)]
+    # The warden ends the server when our end of its standard input closes, however this process ends.
+    guard = [sys.executable, "-I", "-S", warden.__file__, str(_STOP_TIMEOUT_S)]
+    command = [*guard, sys.executable, "-m", "prunebench", "serve", str(fleet_file), "--port", str(port)]
     with log_file.open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(child, url, log_file, progress)
         yield url
     finally:
-        _end(child)
+        child.communicate()
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], url: str, log_file: Path, progress: Progress) -> None:
@@ -65,17 +66,6 @@ def _variant_states(url: str) -> list[str]:
     except (urllib.error.URLError, OSError, json.JSONDecodeError):
         return []
     return [entry["prunebench"]["state"] for entry in body["data"]]
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Asks the server to stop, waits, then ends its process group: nothing of it may outlive the demo."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
 
 
 def _free_port() -> int:
