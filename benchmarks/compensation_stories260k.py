@@ -64,7 +64,8 @@ thread; peak {peak_mib:.0f} MiB for the whole process, Python and libraries incl
 **Context: published originals measured on the same model**, by running their authors' code on the same corpus with a
 slightly different evaluation split (dense 1.446 nats there, so compare differences to dense): Wanda-sp loses 0.803 nats
 at 25 % of the FFN; magnitude followed by plain least squares loses 0.667. Here Wanda-sp without repair loses
-{wanda_loss:.3f}, magnitude with repair {magnitude_loss:.3f}, Wanda-sp with repair {wanda_repaired_loss:.3f}. Two things differ from plain
+{wanda_loss:.3f}, magnitude with repair {magnitude_loss:.3f},
+Wanda-sp with repair {wanda_repaired_loss:.3f}. Two things differ from plain
 least squares: the target is the dense model's residual stream instead of the layer's own uncut output, so later layers
 also make good what earlier ones lost, and the ridge pulls towards the sliced weights instead of towards zero.
 

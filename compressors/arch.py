@@ -20,6 +20,9 @@ from artifacts.variant import LayerShape
 
 WidthUnit = Literal["ffn", "kv"]
 
+# In the order in which a layer computes them.
+WIDTH_UNITS: tuple[WidthUnit, ...] = ("kv", "ffn")
+
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SeedOssForCausalLM")
 
 
@@ -87,6 +90,17 @@ class LayerView:
         queries = self.query_heads // self.kv_heads * self.head_dim
         rows = ((attention.q_proj, queries), (attention.k_proj, self.head_dim), (attention.v_proj, self.head_dim))
         return UnitGroup(tuple(Producer(*pair) for pair in rows), attention.o_proj, queries)
+
+    def run(self, unit: WidthUnit, states: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """The residual stream [..., tokens, hidden] behind one half of the layer: its attention or its FFN.
+
+        `arguments` are the keyword arguments that the whole layer is called with.
+        """
+        if unit == "kv":
+            written, _ = self.attention(hidden_states=self.module.input_layernorm(states), **arguments)
+        else:
+            written = self.ffn(self.module.post_attention_layernorm(states))
+        return states + written
 
     def shape(self, index: int) -> LayerShape:
         return LayerShape(index=index, query_heads=self.query_heads, kv_heads=self.kv_heads, ffn_width=self.ffn_width)

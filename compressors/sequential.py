@@ -6,7 +6,6 @@ good what earlier layers lost.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from random import Random
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from artifacts.progress import Progress
 from artifacts.variant import Unit
-from compressors.arch import LayerView, ModelView, UnitGroup, WidthUnit
+from compressors.arch import WIDTH_UNITS, LayerView, ModelView, UnitGroup, WidthUnit
 from compressors.budget import Budget
 from compressors.compensation import refit_consumer
 from compressors.plan import LayerPlan, Plan
@@ -22,9 +21,6 @@ from compressors.registry import Method, WidthEvidence
 from compressors.statistics import ConsumerStatistics
 from compressors.streams import Streams, hidden_states
 from compressors.surgery import keep_layers, keep_units, unit_slots
-
-# Attention comes first in a layer, so the FFN is chosen and repaired on what the cut attention gives.
-_WIDTH_ORDER: tuple[WidthUnit, ...] = ("kv", "ffn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,27 +63,29 @@ def _prune_widths(view: ModelView, job: PruningJob, windows: Tensor | None, prog
     plans: list[LayerPlan] = []
     for index, layer in enumerate(view.layers):
         progress("prune", index, total)
-        dense = LayerView(copy.deepcopy(layer.module)) if job.compensate else None
-        plans.append(_prune_layer(index, layer, dense, job, streams))
-        if streams is not None and index + 1 < total:
-            streams.advance(index, layer, dense)
+        kept = {unit: _prune_half(index, layer, unit, job, streams) for unit in WIDTH_UNITS}
+        plans.append(LayerPlan(kv_groups=kept["kv"], ffn_channels=kept["ffn"]))
     progress("prune", total, total)
     return Plan(tuple(plans))
 
 
-def _prune_layer(
-    index: int, layer: LayerView, dense: LayerView | None, job: PruningJob, streams: Streams | None
-) -> LayerPlan:
-    kept: dict[WidthUnit, tuple[int, ...]] = {unit: tuple(range(layer.group(unit).count)) for unit in _WIDTH_ORDER}
-    for unit in _WIDTH_ORDER:
-        if unit in job.units:
-            statistics = None if streams is None else streams.observe(index, layer, dense, unit)
-            group = layer.group(unit)
-            norms = None if statistics is None else statistics.input_norms
-            evidence = WidthEvidence(group=group, input_norms=norms, random=Random(f"{job.seed}/{index}/{unit}"))
-            kept[unit] = job.select_width(evidence, unit)
-            _cut_and_repair(group, kept[unit], statistics if job.compensate else None)
-    return LayerPlan(kv_groups=kept["kv"], ffn_channels=kept["ffn"])
+def _prune_half(
+    index: int, layer: LayerView, unit: WidthUnit, job: PruningJob, streams: Streams | None
+) -> tuple[int, ...]:
+    """Chooses, cuts and repairs one kind of unit of one layer, and moves the streams behind it."""
+    group = layer.group(unit)
+    if unit not in job.units:
+        if streams is not None:
+            streams.advance(index, layer, unit)
+        return tuple(range(group.count))
+    statistics = None if streams is None else streams.observe(index, layer, unit)
+    norms = None if statistics is None else statistics.input_norms
+    evidence = WidthEvidence(group=group, input_norms=norms, random=Random(f"{job.seed}/{index}/{unit}"))
+    kept = job.select_width(evidence, unit)
+    _cut_and_repair(group, kept, statistics if job.compensate else None)
+    if streams is not None:
+        streams.follow(index, layer, unit)
+    return kept
 
 
 def _cut_and_repair(group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None) -> None:

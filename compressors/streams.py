@@ -1,7 +1,7 @@
-"""The calibration hidden states on their way through the model, one layer at a time, in two streams.
+"""The calibration hidden states on their way through the model, half a layer at a time, in two streams.
 
 The *pruned* stream is what each layer of the finished variant will really receive; the *dense* stream is what the
-unpruned model would have computed. Repair needs both: it fits the first so that it returns to the second. Only these
+unpruned model would have computed. Repair needs both: it fits on the first so that it returns to the second. Only these
 hidden states grow with the calibration set.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compressors.arch import LayerView, ModelView, WidthUnit
+from compressors.arch import WIDTH_UNITS, LayerView, ModelView, WidthUnit
 from compressors.statistics import ConsumerStatistics
 
 _BATCH_TOKENS = 4096
@@ -26,7 +26,7 @@ class Capture:
 
 
 class Streams:
-    """Hidden states [windows, tokens, hidden] before the current layer, and the arguments that layers get."""
+    """Hidden states [windows, tokens, hidden] in front of the next half layer. Moved forward in place."""
 
     def __init__(self, view: ModelView, windows: Tensor, *, keep_dense: bool) -> None:
         self._arguments = _layer_arguments(view, windows[:1])
@@ -34,45 +34,43 @@ class Streams:
         self.dense: Tensor | None = self.pruned.clone() if keep_dense else None
         self._batch = max(1, _BATCH_TOKENS // windows.shape[1])
 
-    def observe(
-        self, index: int, layer: LayerView, dense_layer: LayerView | None, unit: WidthUnit
-    ) -> ConsumerStatistics:
-        """Statistics of the consumer of `unit`, on the pruned stream through `layer` as it is now.
+    def observe(self, index: int, layer: LayerView, unit: WidthUnit) -> ConsumerStatistics:
+        """Statistics of the consumer of `unit` on the pruned stream. Call before cutting; moves the dense stream.
 
-        With a dense stream, the wanted output is W X + (dense residual after the unit - pruned residual after it): what
-        the consumer must add so that the residual stream is the dense one again.
+        The residual stream behind the unit is what stood in front of it plus the consumer's output (and bias). The
+        wanted output is therefore what leads from the pruned stream in front to the dense stream behind.
         """
-        group = layer.group(unit)
-        rows, columns = group.consumer.weight.shape
-        full = self.dense is not None and dense_layer is not None
-        statistics = ConsumerStatistics(columns, rows, full=full, device=group.consumer.weight.device)
-        for start in range(0, len(self.pruned), self._batch):
-            inputs, after = self._observe_batch(index, layer, unit, self.pruned[start : start + self._batch])
-            wanted = None
-            if self.dense is not None and dense_layer is not None:
-                _, dense_after = self._observe_batch(index, dense_layer, unit, self.dense[start : start + self._batch])
-                wanted = inputs @ group.consumer.weight.T + (dense_after - after)
-            statistics.add(inputs, wanted)
+        consumer = layer.group(unit).consumer
+        rows, columns = consumer.weight.shape
+        full = self.dense is not None
+        if self.dense is not None:
+            self._move(self.dense, index, layer, unit)
+        statistics = ConsumerStatistics(columns, rows, full=full, device=consumer.weight.device)
+        for piece in self._pieces():
+            before = self.pruned[piece]
+            with captured_input(consumer) as inputs:
+                layer.run(unit, before, self._arguments[index])
+            wanted = None if self.dense is None else self.dense[piece] - before - _bias(consumer)
+            statistics.add(inputs.value, wanted)
         return statistics
 
-    def advance(self, index: int, layer: LayerView, dense_layer: LayerView | None) -> None:
-        """Moves both streams behind the layer."""
-        self._advance(index, layer, self.pruned)
-        if self.dense is not None and dense_layer is not None:
-            self._advance(index, dense_layer, self.dense)
+    def follow(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
+        """Moves the pruned stream behind a unit that was observed and may have been cut since."""
+        self._move(self.pruned, index, layer, unit)
 
-    def _advance(self, index: int, layer: LayerView, states: Tensor) -> None:
-        for start in range(0, len(states), self._batch):
-            piece = slice(start, start + self._batch)
-            states[piece] = layer.module(states[piece], **self._arguments[index])
+    def advance(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
+        """Moves both streams behind a unit that stays as it is."""
+        self._move(self.pruned, index, layer, unit)
+        if self.dense is not None:
+            self._move(self.dense, index, layer, unit)
 
-    def _observe_batch(self, index: int, layer: LayerView, unit: WidthUnit, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Consumer inputs and the residual stream after the unit."""
-        consumer = layer.group(unit).consumer
-        norm = layer.module.post_attention_layernorm
-        with captured_input(consumer) as inputs, captured_input(norm) as middle:
-            output: Tensor = layer.module(states, **self._arguments[index])
-        return inputs.value, middle.value if unit == "kv" else output
+    def _move(self, states: Tensor, index: int, layer: LayerView, unit: WidthUnit) -> None:
+        for piece in self._pieces():
+            states[piece] = layer.run(unit, states[piece], self._arguments[index])
+
+    def _pieces(self) -> Iterator[slice]:
+        for start in range(0, len(self.pruned), self._batch):
+            yield slice(start, start + self._batch)
 
 
 @contextmanager
@@ -96,8 +94,13 @@ def hidden_states(view: ModelView, windows: Tensor) -> Iterator[Tensor]:
     yield streams.pruned
     for index, layer in enumerate(view.layers):
         streams.pruned = streams.pruned.clone()
-        streams.advance(index, layer, None)
+        for unit in WIDTH_UNITS:
+            streams.advance(index, layer, unit)
         yield streams.pruned
+
+
+def _bias(linear: nn.Linear) -> Tensor | float:
+    return 0.0 if linear.bias is None else linear.bias
 
 
 def _layer_arguments(view: ModelView, window: Tensor) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
 from conftest import FAMILIES, build_model, random_windows
 
-from compressors.arch import LayerView, ModelView, WidthUnit
+from compressors.arch import ModelView, WidthUnit
 from compressors.streams import Streams, captured_input, hidden_states
 from compressors.surgery import keep_units
 
@@ -49,8 +48,10 @@ def test_statistics_are_sums_over_the_consumers_inputs(unit: WidthUnit) -> None:
         with captured_input(group.consumer) as seen:
             model(input_ids=windows, use_cache=False)
         x = seen.value.flatten(0, 1).double()
-        dense = LayerView(copy.deepcopy(view.layers[0].module))
-        statistics = Streams(view, windows, keep_dense=True).observe(0, view.layers[0], dense, unit)
+        streams = Streams(view, windows, keep_dense=True)
+        if unit == "ffn":
+            streams.advance(0, view.layers[0], "kv")
+        statistics = streams.observe(0, view.layers[0], unit)
     assert statistics.tokens == 6 * 16
     assert torch.allclose(statistics.input_norms.double(), x.norm(dim=0), rtol=1e-5)
     assert statistics.gram is not None and statistics.cross is not None
@@ -59,30 +60,34 @@ def test_statistics_are_sums_over_the_consumers_inputs(unit: WidthUnit) -> None:
     assert torch.allclose(statistics.cross, uncut_output, rtol=1e-3, atol=1e-3), "equal streams want the old output"
 
 
-@pytest.mark.parametrize("unit", ["ffn", "kv"])
-def test_the_wanted_output_leads_back_to_the_dense_stream(unit: WidthUnit) -> None:
-    """The streams differ by d before a layer whose wanted output therefore contains the difference behind the unit."""
-    view, windows = ModelView(build_model()), random_windows(4, 16)
+@pytest.mark.parametrize("family", ["llama", "llama-biased"])
+def test_the_wanted_output_leads_back_to_the_dense_stream(family: str) -> None:
+    """Behind a cut attention, an FFN that wrote the wanted output would put the stream on the dense model's course."""
+    view, windows = ModelView(build_model(family)), random_windows(4, 16)
+    dense = reference_states(view.model, windows)[1].clone()
+    layer = view.layers[0]
     with torch.inference_mode():
         streams = Streams(view, windows, keep_dense=True)
-        dense = LayerView(copy.deepcopy(view.layers[0].module))
-        keep_units(view.layers[0].group("ffn"), tuple(range(10)))
-        streams.advance(0, view.layers[0], dense)
-        assert streams.dense is not None and not torch.allclose(streams.dense, streams.pruned)
-        layer = view.layers[1]
-        inputs, after = streams._observe_batch(1, layer, unit, streams.pruned)
-        _, dense_after = streams._observe_batch(1, layer, unit, streams.dense)
-        statistics = streams.observe(1, layer, layer, unit)
-    x = inputs.flatten(0, 1)
-    wanted = x @ layer.group(unit).consumer.weight.T + (dense_after - after).flatten(0, 1)
-    assert torch.allclose(statistics.cross.float(), wanted.T @ x, rtol=1e-3, atol=1e-3)  # type: ignore[union-attr]
+        streams.observe(0, layer, "kv")
+        keep_units(layer.group("kv"), (0, 2))
+        streams.follow(0, layer, "kv")
+        before = streams.pruned.clone()
+        with captured_input(layer.group("ffn").consumer) as seen:
+            layer.run("ffn", before, {})
+        statistics = streams.observe(0, layer, "ffn")
+    bias = layer.group("ffn").consumer.bias
+    wanted = dense - before - (0 if bias is None else bias)
+    expected = wanted.flatten(0, 1).T @ seen.value.flatten(0, 1)
+    assert statistics.cross is not None and torch.allclose(statistics.cross.float(), expected, rtol=1e-3, atol=1e-3)
+    assert streams.dense is not None and torch.allclose(streams.dense, dense, atol=1e-5)
+    assert not torch.allclose(before, dense, atol=0.1)
 
 
 def test_without_a_dense_stream_only_norms_are_kept() -> None:
     view = ModelView(build_model())
     with torch.inference_mode():
         streams = Streams(view, random_windows(), keep_dense=False)
-        statistics = streams.observe(0, view.layers[0], None, "ffn")
+        statistics = streams.observe(0, view.layers[0], "ffn")
     assert statistics.gram is None and statistics.cross is None and streams.dense is None
     assert bool((statistics.input_norms > 0).all())
 
@@ -91,5 +96,5 @@ def test_no_hook_stays_behind() -> None:
     view = ModelView(build_model())
     with torch.inference_mode():
         streams = Streams(view, random_windows(), keep_dense=False)
-        streams.observe(0, view.layers[0], None, "kv")
+        streams.observe(0, view.layers[0], "kv")
     assert not any(module._forward_pre_hooks for module in view.model.modules())
