@@ -18,8 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import FrameType
-from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,33 +28,33 @@ def main(grace_s: float, command: list[str]) -> int:
     """Runs `command` until it ends or must end; returns its exit code, 128 + n for signal n."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, _terminate)
+    told = _told_to_terminate()
     engine = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         process_group=0,
         preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
     )
-    code = 0
-    try:
-        _wait(engine.pid, grace_s)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        code = _end_group(engine.pid)
-    return code
+    _wait(engine.pid, told, grace_s)
+    return _end_group(engine.pid)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)
+def _told_to_terminate() -> int:
+    """A descriptor that becomes readable on SIGTERM: an exception could strike before the engine's pid is known."""
+    told, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    return told
 
 
-def _wait(engine: int, grace_s: float) -> None:
-    """Until the engine has ended; asks it to once standard input is closed, and waits at most `grace_s` then."""
+def _wait(engine: int, told: int, grace_s: float) -> None:
+    """Until the engine has ended or must be killed; when standard input closes, it is asked to end within the grace."""
     ended = os.pidfd_open(engine)
-    readable, _, _ = select.select([_STDIN, ended], [], [])
-    if ended not in readable:
+    readable, _, _ = select.select([_STDIN, ended, told], [], [])
+    if readable == [_STDIN]:
         os.killpg(engine, signal.SIGTERM)
-        select.select([ended], [], [], grace_s)
+        select.select([ended, told], [], [], grace_s)
     os.close(ended)
 
 

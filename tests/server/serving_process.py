@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -118,6 +120,28 @@ def processes_with(text: str) -> list[int]:
             if alive:
                 found.append(int(folder.name))
     return found
+
+
+@contextlib.contextmanager
+def loaded(serving: Serving, body: dict[str, Any], clients: int, pause_s: float) -> Iterator[list[int]]:
+    """Clients that send `body` again and again while the block runs; the list of statuses they got."""
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def send() -> None:
+        with httpx.Client(base_url=serving.url, timeout=120) as client:
+            while not stop.wait(pause_s):
+                statuses.append(client.post("/v1/completions", json=body).status_code)
+
+    callers = [threading.Thread(target=send) for _ in range(clients)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
 
 
 Start = Callable[..., Serving]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_process import Serving, Start, eventually, free_port, processes_with, simulated
+from serving_process import Serving, Start, eventually, free_port, loaded, processes_with, simulated
 
 STREAM = {"prompt": "x", "max_tokens": 2000, "stream": True}
 
@@ -52,24 +52,10 @@ def _metrics(serving: Serving) -> str:
 def test_killed_worker_comes_back_and_the_other_variant_loses_nothing(start: Start) -> None:
     serving = start([simulated("dense"), simulated("other")]).until_ready()
     first = serving.workers()["dense"]
-    statuses: list[int] = []
-    stop = threading.Event()
-
-    def load() -> None:
-        with httpx.Client(base_url=serving.url) as client:
-            while not stop.is_set():
-                body = {"model": "other", "prompt": "x", "max_tokens": 20}
-                statuses.append(client.post("/v1/completions", json=body).status_code)
-
-    callers = [threading.Thread(target=load) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    os.kill(first, signal.SIGKILL)
-    eventually(lambda: serving.states()["dense"] == "backoff", 5, "the crash is noticed")
-    eventually(lambda: serving.states()["dense"] == "ready", 20, "the worker is back")
-    stop.set()
-    for caller in callers:
-        caller.join()
+    with loaded(serving, {"model": "other", "prompt": "x", "max_tokens": 20}, clients=4, pause_s=0) as statuses:
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: serving.states()["dense"] == "backoff", 5, "the crash is noticed")
+        eventually(lambda: serving.states()["dense"] == "ready", 20, "the worker is back")
     assert set(statuses) == {200}
     assert len(statuses) > 50
     assert serving.workers()["dense"] != first

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving_process import Serving, Start, children_of, eventually, processes_with
+from serving_process import Serving, Start, children_of, eventually, loaded, processes_with
 
 pytestmark = pytest.mark.engine
 
@@ -49,44 +48,37 @@ def test_engine_metrics_can_show_a_millisecond(engine_pair: Serving) -> None:
     assert 'vllm:inter_token_latency_seconds_bucket{variant="dense",engine="0",le="0.0005"' in page
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_worker_comes_back_and_the_other_loses_nothing(engine_pair: Serving) -> None:
     first = engine_pair.workers()["pruned"]
-    statuses: list[int] = []
-    stop = threading.Event()
+    with loaded(engine_pair, {"model": "dense", **BODY, "max_tokens": 16}, clients=2, pause_s=0.2) as statuses:
+        _kill_mid_stream(engine_pair, first)
+        eventually(lambda: engine_pair.states()["pruned"] == "backoff", 10, "the crash is noticed")
+        eventually(lambda: engine_pair.states()["pruned"] == "ready", 400, "the worker is back")
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
+    assert engine_pair.workers()["pruned"] != first
+    again = engine_pair.client.post("/v1/completions", json={"model": "pruned", **BODY, "max_tokens": 2})
+    assert again.status_code == 200
 
-    def load() -> None:
-        with httpx.Client(base_url=engine_pair.url, timeout=60) as client:
-            while not stop.is_set():
-                body = {"model": "dense", **BODY, "max_tokens": 16}
-                statuses.append(client.post("/v1/completions", json=body).status_code)
 
-    caller = threading.Thread(target=load)
-    caller.start()
+def _kill_mid_stream(serving: Serving, worker: int) -> None:
+    """Kills `pruned`'s first process at its first token; the stream must end with an error event and a cut."""
     body = {"model": "pruned", **BODY, "stream": True}
-    answer = engine_pair.client.send(httpx.Request("POST", f"{engine_pair.url}/v1/completions", json=body), stream=True)
+    answer = serving.client.send(httpx.Request("POST", f"{serving.url}/v1/completions", json=body), stream=True)
     received = b""
     with pytest.raises(httpx.RemoteProtocolError):
         for chunk in answer.iter_raw():
             if not received:
-                os.kill(first, signal.SIGKILL)
+                os.kill(worker, signal.SIGKILL)
             received += chunk
     assert b'"code": "worker_lost"' in received
-    eventually(lambda: engine_pair.states()["pruned"] == "backoff", 10, "the crash is noticed")
-    eventually(lambda: engine_pair.states()["pruned"] == "ready", 200, "the worker is back")
-    stop.set()
-    caller.join()
-    assert set(statuses) == {200}
-    assert engine_pair.workers()["pruned"] != first
-    again = engine_pair.client.post("/v1/completions", json={"model": "pruned", **BODY, "max_tokens": 2})
-    assert again.status_code == 200
 
 
 def test_a_server_killed_during_the_start_leaves_no_engine(start: Start, engine_models: tuple[Path, Path]) -> None:
     model = str(engine_models[0].resolve())
     serving = start([{"name": "orphan-engine", "model": model}], dtype="float32", max_model_len=512)
     engine = eventually(lambda: serving.workers().get("orphan-engine"), 30, "the engine process runs")
-    core = eventually(lambda: [pid for pid in children_of(engine) if _is_core(pid)], 100, "its core runs")
+    core = eventually(lambda: [pid for pid in children_of(engine) if _is_core(pid)], 200, "its core runs")
     serving.process.kill()
     serving.process.communicate(timeout=10)
     eventually(lambda: not processes_with("orphan-engine"), 20, "the API server is gone")
