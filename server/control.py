@@ -22,7 +22,6 @@ from server.registry import Registry, ServedVariant
 SCRAPE_TIMEOUT_S = 3.0
 
 
-
 def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     """The FastAPI application; errors are OpenAI's error object here too."""
     version = package_versions(("prunebench",)).get("prunebench", "0")

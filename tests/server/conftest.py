@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving_process import ROOT, Serving, Start, launcher, simulated
 
-MODELS = ROOT / "../shared/data/models"
-CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+DENSE = ROOT / "prunebench" / "demo_model"
 
 
 @pytest.fixture
@@ -26,20 +27,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="session")
-def engine_models() -> tuple[Path, Path]:
-    """Two checkpoints that vLLM can serve on a CPU: the dense one and the other one."""
-    folder = MODELS / "stories260K-hd32"
-    if not folder.is_dir():
-        pytest.skip("the shared test models are not here")
-    return folder, folder
+def engine_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two checkpoints that vLLM can serve on a CPU: the demo model, and a variant with a quarter of its width gone."""
+    pruned = tmp_path_factory.mktemp("variants") / "pruned"
+    command = [sys.executable, "-m", "prunebench", "compress", str(DENSE), "--out", str(pruned)]
+    options = ["--method", "magnitude", "--ratio", "0.25", "--units", "ffn,kv", "--multiple-of", "16"]
+    subprocess.run([*command, *options], check=True, cwd=ROOT)
+    return DENSE, pruned
 
 
 @pytest.fixture(scope="session")
 def engine_pair(tmp_path_factory: pytest.TempPathFactory, engine_models: tuple[Path, Path]) -> Iterator[Serving]:
     """The same endpoint over two real vLLM engines."""
-    flags = ["--chat-template", CHAT_TEMPLATE]
     fleet = [
-        {"name": name, "model": str(model.resolve()), "engine_flags": flags}
+        {"name": name, "model": str(model.resolve())}
         for name, model in zip(("dense", "pruned"), engine_models, strict=True)
     ]
     for start in launcher(tmp_path_factory.mktemp("engines")):
