@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import edit_config, save_checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tiny_models import edit_config, save_checkpoint
 
 from artifacts.errors import CheckpointError, ConfigError, PrunebenchError, UnsupportedModel
 from compressors.pipeline import CompressionRequest, compress

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import VOCABULARY, random_text, save_tokenizer, word
+from tiny_models import VOCABULARY, random_text, save_tokenizer, word
 
 from artifacts.errors import ConfigError
 from compressors.calibration import CalibrationSet, draw_calibration

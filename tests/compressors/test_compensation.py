@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_model, logits_of, random_windows
+from tiny_models import build_model, logits_of, random_windows
 from torch import Tensor, nn
 
 from artifacts.errors import CompressionError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, save_checkpoint
+from tiny_models import FAMILIES, build_model, save_checkpoint
 
 from artifacts.errors import CheckpointError
 from artifacts.variant import Footprint, Ratios

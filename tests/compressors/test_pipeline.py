@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, logits_of, random_text, save_checkpoint
 from safetensors.torch import load_file
+from tiny_models import build_model, logits_of, random_text, save_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from artifacts.files import sha256_of_file, sha256_of_folder

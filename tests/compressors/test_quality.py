@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VOCABULARY, build_model, random_text, save_checkpoint, save_tokenizer, word
+from tiny_models import VOCABULARY, build_model, random_text, save_checkpoint, save_tokenizer, word
 from transformers import AutoModelForCausalLM
 
 from artifacts.errors import ConfigError, UnsupportedModel

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import build_model, random_windows
+from tiny_models import build_model, random_windows
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, logits_of, random_windows
+from tiny_models import FAMILIES, build_model, logits_of, random_windows
 
 from artifacts.progress import silent
 from artifacts.variant import Unit

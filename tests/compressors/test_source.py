@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, save_checkpoint
 from huggingface_hub.errors import LocalEntryNotFoundError
+from tiny_models import FAMILIES, build_model, save_checkpoint
 from tokenizers import Tokenizer
 
 from artifacts.errors import ConfigError

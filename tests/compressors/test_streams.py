@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, random_windows
+from tiny_models import FAMILIES, build_model, random_windows
 
 from compressors.arch import ModelView, WidthUnit
 from compressors.streams import Streams, captured_input, hidden_states

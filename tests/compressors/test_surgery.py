@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, logits_of
+from tiny_models import FAMILIES, build_model, logits_of
 
 from compressors.arch import LayerView, ModelView, WidthUnit
 from compressors.surgery import keep_layers, keep_units, unit_slots
