@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ConfigError
-from compressors.registry import method_names
+from compressors.methods import REGISTRY
 from prunebench.cli import Method, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
@@ -44,7 +44,7 @@ def test_every_verb_teaches_itself(verb: Verb, name: str) -> None:
 
 
 def test_offered_methods_are_the_registered_ones() -> None:
-    assert {method.value for method in Method} == set(method_names())
+    assert {method.value for method in Method} == set(REGISTRY.names)
 
 
 @pytest.mark.parametrize(
