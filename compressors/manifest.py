@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from artifacts.variant import (
 from compressors.arch import LayerView
 from compressors.export import PROBE_NAME
 from compressors.footprint import footprint_of_folder
+from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.plan import Plan
 from compressors.sequential import PruningJob
 from compressors.source import Source, is_tied
@@ -39,6 +39,9 @@ class Stopwatch:
     started_s: float = field(default_factory=time.perf_counter)
     stages_s: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        restart_peak()
+
     @contextmanager
     def stage(self, name: str, progress: Progress) -> Iterator[None]:
         progress(name, 0, 1)
@@ -48,10 +51,9 @@ class Stopwatch:
         progress(name, 1, 1)
 
     def cost(self) -> CompressionCost:
-        """Up to now. The peak is that of the whole process, which is more than the compression's own if it did more."""
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        """Up to now. The peak is that of this process since the watch was started, libraries included."""
         wall_s = time.perf_counter() - self.started_s
-        return CompressionCost(wall_s=wall_s, peak_memory_bytes=peak_kib * 1024, stages_s=dict(self.stages_s))
+        return CompressionCost(wall_s=wall_s, peak_memory_bytes=peak_bytes(), stages_s=dict(self.stages_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
