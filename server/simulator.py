@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -188,7 +189,9 @@ async def simulate(simulation: Simulation, socket_path: str | None, port: int | 
         return SimulatorProtocol(simulation, loop)
 
     if socket_path is not None:
-        server = await loop.create_unix_server(protocol, socket_path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(socket_path)  # fails, as vLLM does, where a killed predecessor left its socket
+        server = await loop.create_unix_server(protocol, sock=listener)
     else:
         server = await loop.create_server(protocol, "127.0.0.1", port)
     async with server:

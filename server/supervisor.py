@@ -17,7 +17,7 @@ from artifacts.fleet import Fleet
 from artifacts.units import format_seconds
 from server import memory
 from server.checkpoint import checked, local_folder, weights_bytes
-from server.engines import EngineJob, Machine, engine_command
+from server.engines import EngineCommand, EngineJob, Machine, engine_command
 from server.registry import Registry, ServedVariant
 from server.worker import WorkerProcess, until_ready
 
@@ -90,7 +90,7 @@ class Supervisor:
             await self._in_time(variant, until_ready(variant.pool, variant.name))
             return
         log_path = self._log_dir / f"{variant.name}.log"
-        worker = await WorkerProcess.start(engine_command(self._job(variant), self._machine), log_path)
+        worker = await WorkerProcess.start(self._command(variant), log_path)
         self._workers[variant.name] = worker
         try:
             await self._in_time(variant, _ready_or_exited(variant, worker, log_path))
@@ -99,9 +99,12 @@ class Supervisor:
             await worker.stop()
             raise
 
-    def _job(self, variant: ServedVariant) -> EngineJob:
+    def _command(self, variant: ServedVariant) -> EngineCommand:
+        """Also clears the socket's path: a killed engine leaves its socket, and the next one refuses to bind there."""
+        socket_path = str(variant.pool.address.socket_path)
+        Path(socket_path).unlink(missing_ok=True)
         fingerprint = variant.checkpoint.fingerprint if variant.checkpoint else None
-        return EngineJob(variant.entry, self._fleet, str(variant.pool.address.socket_path), fingerprint)
+        return engine_command(EngineJob(variant.entry, self._fleet, socket_path, fingerprint), self._machine)
 
     async def _in_time(self, variant: ServedVariant, ready: Awaitable[None]) -> None:
         limit_s = self._fleet.start_timeout_s
