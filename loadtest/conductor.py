@@ -13,11 +13,11 @@ from time import perf_counter_ns, process_time
 
 import gevent
 
+from artifacts.priority import served_first
 from artifacts.run import RequestRecord, Window
 from loadtest.arrivals import arrival_times_s
 from loadtest.exchange import Exchange, Place, record_of
 from loadtest.plan import Outcome, Plan, Segment
-from loadtest.priority import served_first
 from loadtest.prompts import first_output_tokens, prompt_ids, request_body
 
 Send = Callable[[bytes, int], Exchange]

@@ -23,12 +23,12 @@ from locust.exception import StopUser
 
 from artifacts.errors import LoadTestError
 from artifacts.measures import e2e_s, inter_token_latencies_s, tpot_s, ttft_s
+from artifacts.priority import served_first
 from artifacts.run import Level, RequestRecord, Workload, write_requests
 from loadtest.conductor import Conductor
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
 from loadtest.plan import Plan, Segment
-from loadtest.priority import served_first
 from loadtest.prompts import prompt_ids, request_body
 from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
 from loadtest.wire import StreamClient

@@ -156,6 +156,7 @@ def _load_test(out: Path, url: str, level: Level) -> LoadTestRequest:
         duration_s=plan.MEASURED_S,
         out=_run_folder(out, level),
         blocks=plan.BLOCKS,
+        warmup_s=plan.LEAD_IN_S,
     )
 
 

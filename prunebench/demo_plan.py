@@ -33,8 +33,9 @@ VARIANTS = (
 
 LEVELS = (Level(concurrency=1), Level(concurrency=4), Level(concurrency=16))
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=48, seed=0)
-MEASURED_S = 20.0
-BLOCKS = 8
+MEASURED_S = 18.0
+BLOCKS = 12
+LEAD_IN_S = 0.5
 
 CALIBRATION_TOKENS = 32768
 EVALUATION_LENGTH_TOKENS = 512

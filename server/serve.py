@@ -19,6 +19,7 @@ from artifacts.document import Document
 from artifacts.errors import ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
+from artifacts.priority import served_first
 from server.engines import this_machine
 from server.gateway import Gateway
 from server.metrics import GatewayMetrics
@@ -76,7 +77,7 @@ def _bracketed(host: str) -> str:
 
 async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
     began_s = time.monotonic()
-    with _private_folder() as sockets, _log_folder(fleet) as logs:
+    with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce)

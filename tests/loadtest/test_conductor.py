@@ -12,11 +12,11 @@ import gevent
 import numpy as np
 import pytest
 
+from artifacts.priority import served_first
 from artifacts.run import RequestRecord
 from loadtest.conductor import Conductor
 from loadtest.exchange import Exchange
 from loadtest.plan import Outcome, Plan
-from loadtest.priority import served_first
 
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"

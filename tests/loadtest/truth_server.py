@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.priority import served_first
+from artifacts.priority import served_first
 
 
 @dataclass
