@@ -94,7 +94,7 @@ async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Anno
 
 
 async def _until(stop: asyncio.Event, supervisor: Supervisor, endpoint: Endpoint, started: Callable[[], None]) -> None:
-    """Returns when asked to stop. Raises what keeps a variant from its first start."""
+    """Returns when asked to stop. Raises what keeps a variant from its first start, or a worker from being watched."""
     starting = asyncio.create_task(supervisor.start_all())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -102,7 +102,10 @@ async def _until(stop: asyncio.Event, supervisor: Supervisor, endpoint: Endpoint
         if starting.done():
             starting.result()
             started()
-            await asyncio.wait((stopping, endpoint.serving), return_when=asyncio.FIRST_COMPLETED)
+            watched = (stopping, endpoint.serving, supervisor.broken)
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if supervisor.broken.done():
+                supervisor.broken.result()
     finally:
         starting.cancel()
         stopping.cancel()

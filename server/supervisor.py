@@ -25,7 +25,10 @@ Announce = Callable[[str], None]
 
 
 class Supervisor:
-    """The workers of one registry. Logs go to `log_dir`, one file per variant."""
+    """The workers of one registry. Logs go to `log_dir`, one file per variant.
+
+    `broken` carries the error that ended the watch over a worker; nobody restarts that worker any more.
+    """
 
     def __init__(self, registry: Registry, machine: Machine, log_dir: Path, announce: Announce) -> None:
         self._registry = registry
@@ -36,6 +39,7 @@ class Supervisor:
         self._one_at_a_time = asyncio.Lock()
         self._workers: dict[str, WorkerProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start_all(self) -> None:
         """Checks every variant, then starts one after the other. Raises PrunebenchError at the first that fails."""
@@ -45,7 +49,15 @@ class Supervisor:
         for variant in self._registry:
             await self._start(variant, check=False)
             if variant.name in self._workers:
-                self._keepers.append(asyncio.create_task(self._keep(variant)))
+                keeper = asyncio.create_task(self._keep(variant))
+                keeper.add_done_callback(self._note_end)
+                self._keepers.append(keeper)
+
+    def _note_end(self, keeper: asyncio.Task[None]) -> None:
+        """A keeper ends only when it is cancelled; anything else is a fault of ours and must not go unseen."""
+        error = None if keeper.cancelled() else keeper.exception()
+        if error is not None and not self.broken.done():
+            self.broken.set_exception(error)
 
     async def stop_all(self) -> None:
         """Ends all workers together; none is left when this returns."""

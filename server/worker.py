@@ -31,10 +31,13 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: EngineCommand, log_path: Path) -> WorkerProcess:
-        """Appends the engine's output to `log_path`."""
-        with log_path.open("ab") as log:
-            offset = log.tell()
-            process = await _spawn(command, log)
+        """Appends the engine's output to `log_path`. Raises ServingError if no process can be made."""
+        try:
+            with log_path.open("ab") as log:
+                offset = log.tell()
+                process = await _spawn(command, log)
+        except OSError as error:
+            raise ServingError(f"No worker can be started ({error}). Free memory, processes or disk space.") from error
         return cls(process, log_path, offset)
 
     async def exited(self) -> str:

@@ -174,7 +174,7 @@ def launcher(folder: Path) -> Iterator[Start]:
         serving.client.close()
         if serving.process.poll() is None:
             serving.process.kill()
-            serving.process.communicate(timeout=30)
+            sys.stderr.write(serving.process.communicate(timeout=30)[1])
 
 
 def simulated(name: str, *flags: str) -> dict[str, Any]:
