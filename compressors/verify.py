@@ -37,7 +37,7 @@ def verify_in_fresh_process(folder: Path) -> None:
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "compressors.verify", str(folder)]
+    command = [sys.executable, "-m", "compressors.verify", str(folder.resolve())]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=folder.parent
     )

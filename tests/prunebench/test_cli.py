@@ -80,6 +80,13 @@ def test_compress_then_evaluate_and_record(verb: Verb, tmp_path: Path, text: Pat
     assert recorded["loss_nats"] == measured.result["loss_nats"]
 
 
+def test_relative_paths_mean_the_working_directory(verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = verb("compress", MODEL, "--out", "variants/half", "--method", "magnitude", "--ratio", 0.5)
+    assert made.code == 0, made.stderr
+    assert (tmp_path / "variants" / "half" / "variant.json").is_file()
+
+
 def test_evaluating_a_model_against_itself_finds_no_divergence(verb: Verb, text: Path) -> None:
     measured = verb("evaluate", MODEL, "--text", text, "--reference", MODEL, "--length", 128, "--max-tokens", 512)
     assert measured.result["kl_nats"] == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,66 @@
+"""What the documents say is what the raw data says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from laws.findings import Findings, quality_value
+from laws.table import as_markdown, summary_rows
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RAW = ROOT / "benchmarks" / "demo_cpu_202611.json"
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    return Findings.load(RAW)
+
+
+def test_readme_table_is_the_raw_data(findings: Findings) -> None:
+    between = re.search(r"<!-- demo table -->\n(.*)\n<!-- end of demo table -->", README, re.DOTALL)
+    assert between is not None
+    assert between[1] == as_markdown(summary_rows(findings))
+
+
+def test_published_demo_is_valid_and_names_its_machine(findings: Findings) -> None:
+    assert findings.valid
+    assert findings.provenance.commit_dirty is False
+    assert f"{findings.provenance.cpu}, {findings.provenance.cpu_cores} cores" in README
+
+
+def test_what_readme_says_about_depth_and_width_holds(findings: Findings) -> None:
+    """Depth is the fastest at the highest level with an interval above 1, and loses the most quality."""
+    level = findings.levels[-1]
+    speed = {model: ratios["speedup_output_tokens_per_s"] for model, ratios in level.speedups.items()}
+    assert max(speed, key=lambda model: speed[model].value) == "depth-25"
+    assert (speed["depth-25"].low or 0) > 1
+    losses = {name: quality_value(manifest, "loss_nats") or 0 for name, manifest in findings.variants.items()}
+    assert max(losses, key=lambda name: losses[name]) == "depth-25"
+    assert losses["ffn-50"] - losses["dense"] < 0.2 * (losses["depth-25"] - losses["dense"])
+
+
+def test_every_verb_in_the_readme_exists() -> None:
+    from prunebench.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    used = set(re.findall(r"^prunebench (\w+) ", README, re.MULTILINE))
+    assert used <= known
+    assert {"compress", "evaluate", "serve", "loadtest", "report"} <= used
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_named_files_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([\w./-]+)\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_architecture_names_only_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:artifacts|compressors|server|loadtest|laws|modeling|prunebench)/[\w/.]+\.\w+)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
