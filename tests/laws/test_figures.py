@@ -23,7 +23,7 @@ from laws.figures import (
 )
 from laws.findings import Findings, gather_findings
 from laws.roofline import Hardware
-from tests.laws.conftest import make_run
+from tests.laws.conftest import DENSE, SMALL, make_run, manifest
 
 Writer = Callable[[str, RunManifest], Path]
 MACHINE = Hardware(name="m", memory_bytes_per_s=1000, flops_per_s=1e9, source="stated")
@@ -228,3 +228,13 @@ def test_a_model_keeps_its_colour_on_every_picture(findings: Findings) -> None:
 def test_the_headline_is_throughput() -> None:
     assert HEADLINE == "speedup_output_tokens_per_s"
     assert len({name for name, _, _ in PANELS}) == len(PANELS)
+
+
+def test_half_of_the_width_is_half_of_the_colour_although_no_variant_kept_all(findings: Findings) -> None:
+    """A picture of one evenly pruned variant must not look like one from which nothing was removed."""
+    half = manifest("small", SMALL, 2.25)
+    half = half.model_copy(update={"layers": tuple(la.model_copy(update={"ffn_width": 8}) for la in half.layers)})
+    variants = {"dense": manifest("dense", DENSE, 2.0), "small": half}
+    figure = shapes_figure(findings.model_copy(update={"variants": variants}))
+    assert figure is not None
+    assert [list(row) for row in figure.data[0].z] == [[0.5, 0.0, 0.5]]
