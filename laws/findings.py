@@ -135,7 +135,8 @@ def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
         valid=run.valid,
         gates=run.gates,
         arms=run.arms,
-        speedups={c.model: c.ratios for c in run.comparisons},
+        # A model that failed in every block has no ratio, and with that no speed-up.
+        speedups={c.model: c.ratios for c in run.comparisons if headline in c.ratios},
         block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons},
     )
 
