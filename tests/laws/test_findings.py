@@ -124,6 +124,7 @@ MIXTURES = [
     (lambda run: changed(run, models=("other",)), "other models"),
     (lambda run: changed(run, against=None), "another reference"),
     (lambda run: changed(run, workload=Workload(prompt_tokens=11, output_tokens=20)), "longer prompts"),
+    (lambda run: changed(run, workload=Workload(prompt_tokens=10, output_tokens=21)), "longer answers"),
 ]
 
 
