@@ -135,16 +135,24 @@ def of_method(**values: Any) -> Change:
     return lambda manifest: manifest.model_copy(update={"method": manifest.method.model_copy(update=values)})
 
 
+def fewer_tokens(manifest: VariantManifest) -> VariantManifest:
+    assert manifest.calibration is not None
+    halved = manifest.calibration.model_copy(update={"tokens": plan.CALIBRATION_TOKENS // 2})
+    return manifest.model_copy(update={"calibration": halved})
+
+
 UNITS: tuple[Unit, ...] = ("ffn", "kv")
 CHANGES: list[tuple[Change, str]] = [
     (of_method(seed=plan.SEED + 1), "another seed draws other calibration windows"),
     (of_method(name="magnitude"), "another method chooses other units"),
     (of_method(units=UNITS), "other kinds of units were pruned"),
+    (of_method(multiple_of=plan.MULTIPLE_OF * 2), "widths were rounded to other multiples"),
     (
         lambda m: m.model_copy(update={"ratios": m.ratios.model_copy(update={"nominal": 0.4})}),
         "less was removed than is wanted now",
     ),
     (lambda m: m.model_copy(update={"calibration": None}), "the statistics came from no text"),
+    (fewer_tokens, "the statistics came from less text"),
     (
         lambda m: m.model_copy(update={"base": m.base.model_copy(update={"sha256": "0" * 64})}),
         "the model it came from has other weights",
