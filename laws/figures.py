@@ -157,7 +157,8 @@ def shapes_figure(findings: Findings) -> go.Figure | None:
     if not pruned:
         return None
     rows = list(pruned.items())
-    full = max(layer.ffn_width for _, m in rows for layer in m.layers)
+    # The reference's layers tell the full width even if every variant lost some.
+    full = max(layer.ffn_width for m in findings.variants.values() for layer in m.layers)
     heat = [[_kept_share(layer.present, layer.ffn_width, full) for layer in m.layers] for _, m in rows]
     text = [[f"{s.ffn_width}<br>{s.kv_heads} KV" if s.present else "—" for s in m.layers] for _, m in rows]
     figure = _figure("layer of the base model", "")

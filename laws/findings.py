@@ -102,11 +102,15 @@ def _require_one_experiment(runs: list[tuple[Path, RunManifest]]) -> None:
     first_folder, first = runs[0]
     for folder, run in runs[1:]:
         same = run.models == first.models and run.against == first.against
-        if not (same and run.workload.prompt_tokens == first.workload.prompt_tokens):
+        if not (same and _lengths(run) == _lengths(first)):
             raise ConfigError(
                 f"{folder} and {first_folder} measured different models or workloads. "
                 "Give runs that differ in their load level alone."
             )
+
+
+def _lengths(run: RunManifest) -> tuple[int, int]:
+    return run.workload.prompt_tokens, run.workload.output_tokens
 
 
 def _served_manifests(runs: list[RunManifest]) -> dict[str, VariantManifest]:
@@ -135,7 +139,8 @@ def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
         valid=run.valid,
         gates=run.gates,
         arms=run.arms,
-        speedups={c.model: c.ratios for c in run.comparisons},
+        # A model that failed in every block has no ratio, and with that no speed-up.
+        speedups={c.model: c.ratios for c in run.comparisons if headline in c.ratios},
         block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons},
     )
 

@@ -33,8 +33,9 @@ def _row(findings: Findings, model: str) -> list[str]:
             format_ratio(manifest.ratios.kv_bytes_per_token),
             "–" if loss is None else f"{loss:.3f}",
         ]
+    unmeasured = "1" if model == findings.reference else "–"
     ratios = [
-        format_estimate(level.speedups[model][HEADLINE]) if model in level.speedups else "1"
+        format_estimate(level.speedups[model][HEADLINE]) if model in level.speedups else unmeasured
         for level in findings.levels
     ]
     return [model, *described, *ratios]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -48,9 +49,11 @@ class Endpoint:
             with self._opener.open(request, timeout=_TIMEOUT_S) as response:
                 return str(response.read().decode(errors="replace"))
         except HTTPError as error:
+            error.close()  # it holds the connection
             remedy = "Give a valid API key." if error.code in (401, 403) else "Give the URL of a working server."
             raise LoadTestError(f"{self.url}{path} answered {error.code} {error.reason}. {remedy}") from error
-        except (URLError, OSError) as error:
+        except (URLError, OSError, HTTPException, UnicodeError) as error:
+            # HTTPException: what answers is not HTTP. UnicodeError: what no resolver takes for a host's name.
             reason = getattr(error, "reason", None) or error
             raise LoadTestError(
                 f"{self.url} cannot be reached ({reason}). Start the server or correct the URL."

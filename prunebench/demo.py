@@ -79,7 +79,7 @@ def _variant(out: Path, wanted: plan.VariantPlan, texts: dict[str, Path], progre
     if manifest is None:
         _discard(folder)
         manifest = compress(_compression(folder, wanted, texts["calibration"]), _prefixed(progress, wanted.name))
-    if not manifest.quality:
+    if not _is_evaluated(manifest, texts["held_out"]):
         request = EvaluationRequest(
             model=folder,
             text=texts["held_out"],
@@ -89,6 +89,12 @@ def _variant(out: Path, wanted: plan.VariantPlan, texts: dict[str, Path], progre
         evaluation = evaluate(request, _prefixed(progress, wanted.name))
         manifest = record_quality(folder, evaluation.records(plan.REFERENCE))
     return manifest
+
+
+def _is_evaluated(manifest: VariantManifest, text: Path) -> bool:
+    """Losses of different texts cannot be compared, and the text follows the interpreter's version."""
+    wanted = (sha256_of_file(text), plan.EVALUATION_LENGTH_TOKENS)
+    return any((record.corpus_sha256, record.length_tokens) == wanted for record in manifest.quality)
 
 
 def _compression(folder: Path, wanted: plan.VariantPlan, calibration: Path) -> CompressionRequest:
@@ -112,12 +118,12 @@ def _reusable_variant(folder: Path, wanted: plan.VariantPlan, calibration: Path)
         verify_checksums(folder, manifest)
     except PrunebenchError:
         return None
-    text_sha256 = manifest.calibration.sha256 if manifest.calibration else None
+    text = (manifest.calibration.sha256, manifest.calibration.tokens) if manifest.calibration else None
     same = (
         (manifest.method.name, manifest.method.units, manifest.ratios.nominal)
         == (wanted.method, wanted.units, wanted.ratio)
-        and manifest.method.seed == plan.SEED
-        and text_sha256 == (sha256_of_file(calibration) if wanted.calibrated else None)
+        and (manifest.method.seed, manifest.method.multiple_of) == (plan.SEED, plan.MULTIPLE_OF)
+        and text == ((sha256_of_file(calibration), plan.CALIBRATION_TOKENS) if wanted.calibrated else None)
         and manifest.base.sha256 == sha256_of_folder(plan.MODEL_DIR, "*.safetensors")
     )
     return manifest if same else None
