@@ -58,8 +58,11 @@ def _wait(engine: int, told: int, grace_s: float) -> None:
     os.close(ended)
 
 
-def _end_group(group: int, patience_s: float = 5.0) -> int:
-    """Kills what is left of the group and reaps every child, orphans included; returns the first process's code."""
+def _end_group(group: int, patience_s: float = 30.0) -> int:
+    """Kills what is left of the group and reaps every child, orphans included; returns the first process's code.
+
+    Patient, because a killed engine holds its memory until its last thread is gone, and the next one needs it.
+    """
     code = 0
     give_up_s = time.monotonic() + patience_s
     while time.monotonic() < give_up_s:

@@ -54,7 +54,7 @@ def test_engine_metrics_can_show_a_millisecond(engine_pair: Serving) -> None:
 
 def test_a_killed_worker_comes_back_and_the_other_loses_nothing(engine_pair: Serving) -> None:
     first = engine_pair.workers()["pruned"]
-    with loaded(engine_pair, {"model": "dense", **BODY, "max_tokens": 16}, clients=2, pause_s=0.2) as statuses:
+    with loaded(engine_pair, {"model": "dense", **BODY, "max_tokens": 16}, clients=1, pause_s=0.5) as statuses:
         _kill_mid_stream(engine_pair, first)
         eventually(lambda: engine_pair.states()["pruned"] == "backoff", 10, "the crash is noticed")
         eventually(lambda: engine_pair.states()["pruned"] == "ready", 400, "the worker is back")
