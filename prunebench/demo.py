@@ -171,7 +171,9 @@ def _has_valid_run(out: Path, level: Level, manifests: list[VariantManifest]) ->
         run = load_run(_run_folder(out, level))
     except PrunebenchError:
         return False
-    return run.valid and run.level == level and run.workload == plan.WORKLOAD and _served_same(run, manifests)
+    asked = (run.level, run.workload, run.duration_s, run.blocks, run.warmup_s)
+    wanted = (level, plan.WORKLOAD, plan.MEASURED_S, plan.BLOCKS, plan.LEAD_IN_S)
+    return run.valid and asked == wanted and _served_same(run, manifests)
 
 
 def _served_same(run: RunManifest, manifests: list[VariantManifest]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import subprocess
@@ -63,7 +64,10 @@ def _variant_states(url: str) -> list[str]:
     try:
         with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as response:
             body: Any = json.load(response)
-    except (urllib.error.URLError, OSError, json.JSONDecodeError):
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return []
+    except (OSError, http.client.HTTPException, json.JSONDecodeError):
         return []
     return [entry["prunebench"]["state"] for entry in body["data"]]
 

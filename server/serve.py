@@ -59,16 +59,22 @@ def serve(fleet: Fleet, host: str, port: int, announce: Callable[[str], None]) -
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = f"Port {port} on {host} cannot be opened ({reason}). Choose another --port or --host."
-        raise ServingError(message, code="port_unavailable") from error
+    with contextlib.ExitStack() as on_failure:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = on_failure.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except (OSError, OverflowError) as error:
+            raise _port_unavailable(host, port, error) from error
+        on_failure.pop_all()
     return listener
+
+
+def _port_unavailable(host: str, port: int, error: Exception) -> ServingError:
+    reason = getattr(error, "strerror", None) or str(error)
+    message = f"Port {port} on {host} cannot be opened ({reason}). Choose another --port or --host."
+    return ServingError(message, code="port_unavailable")
 
 
 def _bracketed(host: str) -> str:

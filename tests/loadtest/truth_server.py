@@ -106,7 +106,10 @@ class TruthServer:
 
     def _get(self, path: str, writer: asyncio.StreamWriter) -> None:
         if path == "/v1/models":
-            entries = [{"id": name, "max_model_len": self.max_model_len, "fingerprint": "f00d"} for name in self.models]
+            entries = [
+                {"id": name, "max_model_len": self.max_model_len, "prunebench": {"fingerprint": "f00d"}}
+                for name in self.models
+            ]
             _whole(writer, 200, {"data": entries})
         elif path == "/metrics" and self.with_metrics:
             _whole(writer, 200, self._metrics())

@@ -53,7 +53,7 @@ def test_models_that_are_none(verb: Verb, tmp_path: Path, make: Callable[[Path],
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5])
 def test_ratio_outside_its_range(verb: Verb, tmp_path: Path, ratio: float) -> None:
     outcome = verb("compress", MODEL, "--out", tmp_path / "out", "--method", "magnitude", "--ratio", ratio)
-    refused(outcome.code, outcome.stderr, str(ratio), "[0, 1)")
+    refused(outcome.code, outcome.stderr, f"{ratio:g}", "at least 0 and below 1")
 
 
 def test_width_that_cannot_be_rounded(verb: Verb, tmp_path: Path) -> None:
