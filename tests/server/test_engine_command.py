@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,12 @@ def test_the_simulator_needs_no_vllm() -> None:
 
 def test_this_machine_is_found_without_importing_vllm() -> None:
     assert this_machine().device in {"cpu", "gpu"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "why"),
+    [(1, "1", "there is only one"), (2, "1", "one is left for everything else"), (16, "15", "one is left")],
+)
+def test_cpu_engines_share_all_cores_instead_of_binding_to_the_same_ones(cores: int, threads: str, why: str) -> None:
+    env = command(replace(CPU_32, cores=cores)).env
+    assert (env["VLLM_CPU_OMP_THREADS_BIND"], env["OMP_NUM_THREADS"]) == ("nobind", threads), why
