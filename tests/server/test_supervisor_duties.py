@@ -270,10 +270,13 @@ def test_who_is_asked_about_memory(
 ) -> None:
     monkeypatch.setattr("server.memory.available_memory_bytes", lambda: 0)
     registry = Registry(Fleet.parse({"variants": [{"name": "a", **entry}]}, "the test's fleet"), str(tmp_path))
-    asked = Supervisor(registry, Machine((0, 32), device), tmp_path, lambda line: None)
+
+    async def ask() -> None:
+        Supervisor(registry, Machine((0, 32), device), tmp_path, lambda line: None)._require_memory()
+
     if refused:
         with pytest.raises(ServingError, match="'a' does not fit"):
-            asked._require_memory()
+            asyncio.run(ask())
     else:
-        asked._require_memory()
+        asyncio.run(ask())
     assert next(iter(registry)).lifecycle == Lifecycle(), why
