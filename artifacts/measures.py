@@ -63,7 +63,7 @@ PERCENTILE_MEASURES: dict[str, Measure] = {
     for p in CERTIFYING_SAMPLES
 }
 
-# Totals over a window; `window_totals` computes them.
+# Totals over the measured windows; `totals_in_windows` computes them.
 TOTAL_MEASURES: dict[str, tuple[str, Better, str]] = {
     "output_tokens_per_s": (
         "tokens/s",
@@ -83,22 +83,16 @@ def percentile(values: Sequence[float], p: int) -> float | None:
     return float(np.percentile(np.asarray(values), p))
 
 
-def summarise(records: Sequence[RequestRecord], measured_s: float) -> dict[str, float | None]:
-    """All measures over the successful, non-warm-up requests. Keys: MEASURES."""
+def summarise(records: Sequence[RequestRecord], windows: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    """All measures. Keys: MEASURES.
+
+    Percentiles are over the successful requests that are no warm-up, totals over the [start_s, end_s) windows.
+    """
     counted = [r for r in records if r.ok and not r.warmup]
     summary: dict[str, float | None] = {}
     for name, measure in PERCENTILE_MEASURES.items():
         summary[name] = percentile([v for r in counted for v in measure.per_request(r)], measure.percentile)
-    summary.update(window_totals(counted, measured_s))
-    return summary
-
-
-def window_totals(counted: Sequence[RequestRecord], measured_s: float) -> dict[str, float | None]:
-    """Throughputs; None where no time was measured."""
-    if measured_s <= 0:
-        return dict.fromkeys(TOTAL_MEASURES)
-    tokens = sum(r.output_tokens or 0 for r in counted)
-    return {"output_tokens_per_s": tokens / measured_s, "requests_per_s": len(counted) / measured_s}
+    return summary | totals_in_windows(records, windows)
 
 
 def tokens_between(record: RequestRecord, start_s: float, end_s: float) -> float:

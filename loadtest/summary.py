@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from artifacts.measures import summarise, totals_in_windows
+from artifacts.measures import summarise
 from artifacts.run import ArmSummary, Comparison, RequestRecord, Window
 from loadtest.pairing import block_speeds, compare
 
@@ -37,7 +37,6 @@ def _summarise_arm(
 ) -> ArmSummary:
     counted = [r for r in records if not r.warmup]
     kinds = Counter(kind for r in counted if (kind := r.failure_kind) is not None)
-    measured_s = sum(end - start for start, end in spans)
     return ArmSummary(
         model=model,
         fingerprint=fingerprint,
@@ -45,7 +44,7 @@ def _summarise_arm(
         failures=sum(not r.ok for r in counted),
         failures_by_kind=dict(sorted(kinds.items())),
         output_tokens=sum(r.output_tokens or 0 for r in counted if r.ok),
-        measures=summarise(records, measured_s) | totals_in_windows(records, spans),
+        measures=summarise(records, spans),
     )
 
 

@@ -65,8 +65,9 @@ def test_percentile_of_a_ramp() -> None:
 
 
 def test_summary_counts_the_measured_successes_only() -> None:
-    records = [GOOD] * 20 + [FAILED] * 5 + [replace(GOOD, warmup=True)] * 7
-    summary = summarise(records, measured_s=10)
+    lead_in = replace(GOOD, warmup=True, first_s=0.5, last_s=0.9, event_s=(0.5, 0.6, 0.7, 0.8, 0.9))
+    records = [GOOD] * 20 + [FAILED] * 5 + [lead_in] * 7
+    summary = summarise(records, windows=[(1.0, 11.0)])
     assert set(summary) == set(MEASURES)
     assert summary["output_tokens_per_s"] == pytest.approx(20 * 5 / 10)
     assert summary["requests_per_s"] == pytest.approx(2)
@@ -75,7 +76,7 @@ def test_summary_counts_the_measured_successes_only() -> None:
 
 
 def test_no_measured_time_gives_no_throughput() -> None:
-    assert summarise([GOOD], 0)["output_tokens_per_s"] is None
+    assert summarise([GOOD], [])["output_tokens_per_s"] is None
 
 
 def test_every_percentile_measure_says_what_it_is() -> None:
