@@ -95,7 +95,7 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
 
 def resolve_compensation(request: CompressionRequest, method: Method) -> bool:
     """Whether consumers are refitted. Raises ConfigError if that was asked for and cannot be."""
-    prunes_widths = method.select_width is not None
+    prunes_widths = method.rank_width is not None
     if request.compensate is None:
         return prunes_widths and request.calibration is not None
     if request.compensate and not prunes_widths:

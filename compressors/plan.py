@@ -1,10 +1,11 @@
-"""Which units survive in each layer: the only thing that a method decides."""
+"""In which order units would go, and which of them survive in each layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -28,8 +29,29 @@ class Plan:
         return tuple(index for index, layer in enumerate(self.layers) if layer.present)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """A nested removal order of one layer's units: every width is a prefix removed, so all levels share one ranking.
+
+    `order` holds all unit indices, the first to go first. `costs` [units], float64 on the CPU, is by unit index what
+    the unit's removal costs in the method's own currency at its turn; allocation compares costs across layers.
+    """
+
+    order: tuple[int, ...]
+    costs: Tensor
+
+    def kept(self, count: int) -> tuple[int, ...]:
+        """Ascending indices of the `count` units that go last."""
+        return tuple(sorted(self.order[len(self.order) - count :]))
+
+
+def rank_by_score(scores: Tensor | Sequence[float]) -> Ranking:
+    """Lowest score goes first; of equal scores the later index goes first. A score is the cost of its unit."""
+    values = [float(score) for score in scores]
+    order = sorted(range(len(values)), key=lambda index: (values[index], -index))
+    return Ranking(order=tuple(order), costs=torch.tensor(values, dtype=torch.float64))
+
+
 def keep_highest(scores: Tensor | Sequence[float], count: int) -> tuple[int, ...]:
     """Indices of the `count` highest scores, ascending; of equal scores the earlier index is kept."""
-    values = [float(score) for score in scores]
-    order = sorted(range(len(values)), key=lambda index: (-values[index], index))
-    return tuple(sorted(order[:count]))
+    return rank_by_score(scores).kept(count)

@@ -33,10 +33,13 @@ class PruningJob:
     compensate: bool
     seed: int
 
-    def select_width(self, evidence: WidthEvidence, unit: WidthUnit) -> tuple[int, ...]:
-        assert self.method.select_width is not None
-        kept = self.budget.kv_heads if unit == "kv" else self.budget.ffn_width
-        return self.method.select_width(self.method.config, evidence, kept)
+    def kept_units(self, unit: WidthUnit) -> int:
+        return self.budget.kv_heads if unit == "kv" else self.budget.ffn_width
+
+    @property
+    def wants_products(self) -> bool:
+        """Whether Gram and cross products are accumulated, for the choice or for the repair."""
+        return self.compensate or self.method.needs == "gram"
 
 
 def prune_model(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
@@ -59,7 +62,7 @@ def _prune_depth(view: ModelView, job: PruningJob, windows: Tensor | None, progr
 
 def _prune_widths(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
     total = len(view.layers)
-    streams = None if windows is None else Streams(view, windows, keep_dense=job.compensate)
+    streams = None if windows is None else Streams(view, windows, keep_dense=job.wants_products)
     plans: list[LayerPlan] = []
     for index, layer in enumerate(view.layers):
         progress("prune", index, total)
@@ -79,9 +82,15 @@ def _prune_half(
             streams.advance(index, layer, unit)
         return tuple(range(group.count))
     statistics = None if streams is None else streams.observe(index, layer, unit)
-    norms = None if statistics is None else statistics.input_norms
-    evidence = WidthEvidence(group=group, input_norms=norms, random=Random(f"{job.seed}/{index}/{unit}"))
-    kept = job.select_width(evidence, unit)
+    count = job.kept_units(unit)
+    evidence = WidthEvidence(
+        group=group,
+        statistics=statistics,
+        most_removed=group.count - count,
+        random=Random(f"{job.seed}/{index}/{unit}"),
+    )
+    assert job.method.rank_width is not None
+    kept = job.method.rank_width(job.method.config, evidence).kept(count)
     _cut_and_repair(group, kept, statistics if job.compensate else None)
     if streams is not None:
         streams.follow(index, layer, unit)

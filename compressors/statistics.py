@@ -10,12 +10,14 @@ from torch import Tensor
 class ConsumerStatistics:
     """Sums over calibration tokens, for consumer inputs X [tokens, columns] and wanted outputs Y [tokens, rows].
 
-    `energy` [columns] is the sum of squares of X. `gram` [columns, columns] is X^T X and `cross` [rows, columns] is
-    Y^T X; both exist only where a repair will need them. Products are taken in the type of X, sums in float64.
+    `total` [columns] is the sum of X, `energy` [columns] of its squares. `gram` [columns, columns] is X^T X and `cross`
+    [rows, columns] is Y^T X; both exist only where a selection or a repair will need them. Y never contains the
+    consumer's bias. Products are taken in the type of X, sums in float64.
     """
 
     def __init__(self, columns: int, rows: int, *, full: bool, device: torch.device) -> None:
         self.tokens = 0
+        self.total = torch.zeros(columns, dtype=torch.float64, device=device)
         self.energy = torch.zeros(columns, dtype=torch.float64, device=device)
         self.gram = torch.zeros(columns, columns, dtype=torch.float64, device=device) if full else None
         self.cross = torch.zeros(rows, columns, dtype=torch.float64, device=device) if full else None
@@ -24,6 +26,7 @@ class ConsumerStatistics:
         """`inputs` [..., columns]; `wanted` [..., rows] is required where the repair's sums are kept."""
         x = inputs.reshape(-1, inputs.shape[-1])
         self.tokens += len(x)
+        self.total += x.double().sum(dim=0)
         self.energy += x.double().square().sum(dim=0)
         if self.gram is not None and self.cross is not None and wanted is not None:
             self.gram += x.T @ x
@@ -33,3 +36,13 @@ class ConsumerStatistics:
     def input_norms(self) -> Tensor:
         """[columns] Euclidean norm of each input over all tokens, float32."""
         return self.energy.sqrt().float()
+
+    @property
+    def means(self) -> Tensor:
+        """[columns] mean of each input over all tokens, float64."""
+        return self.total / self.tokens
+
+    @property
+    def variances(self) -> Tensor:
+        """[columns] variance of each input about its own mean, float64; never negative."""
+        return (self.energy / self.tokens - self.means.square()).clamp_min(0)

@@ -12,6 +12,7 @@ from artifacts.progress import silent
 from compressors.arch import LayerView, ModelView
 from compressors.budget import Budget
 from compressors.compensation import refit_consumer, solve_ridge
+from compressors.plan import Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
 from compressors.sequential import PruningJob, prune_model
 from compressors.statistics import ConsumerStatistics
@@ -118,12 +119,12 @@ def test_activations_that_are_not_finite_are_reported() -> None:
         refitted(gaussian(2, 4), inputs, torch.tensor([0, 1]), 0.01)
 
 
-def _keep_even(_config: object, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
-    return tuple(range(0, 2 * kept, 2))
+def _even_stay_longest(_config: object, evidence: WidthEvidence) -> Ranking:
+    return rank_by_score([float(unit % 2 == 0) for unit in range(evidence.group.count)])
 
 
 EVEN = Method(
-    name="even", config=None, units=("ffn", "kv"), needs_calibration=False, paper="none", select_width=_keep_even
+    name="even", config=None, units=("ffn", "kv"), needs="nothing", paper="none", rank_width=_even_stay_longest
 )
 
 

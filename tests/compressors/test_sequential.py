@@ -18,7 +18,7 @@ from compressors.arch import LayerView, ModelView
 from compressors.budget import Budget
 from compressors.methods import REGISTRY
 from compressors.pipeline import CompressionRequest, compress
-from compressors.plan import Plan
+from compressors.plan import Plan, Ranking
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.registry import WidthEvidence
 from compressors.sequential import PruningJob, prune_model
@@ -90,12 +90,12 @@ def test_later_layers_are_scored_on_the_pruned_stream() -> None:
     seen: list[torch.Tensor] = []
     method = REGISTRY.named("wanda_sp")
 
-    def spy(config: object, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
-        assert evidence.input_norms is not None and method.select_width is not None
-        seen.append(evidence.input_norms.clone())
-        return method.select_width(config, evidence, kept)
+    def spy(config: object, evidence: WidthEvidence) -> Ranking:
+        assert method.rank_width is not None
+        seen.append(evidence.required_statistics.input_norms.clone())
+        return method.rank_width(config, evidence)
 
-    wanted = replace(job("wanda_sp", "ffn"), method=replace(method, select_width=spy))
+    wanted = replace(job("wanda_sp", "ffn"), method=replace(method, rank_width=spy))
     windows = random_windows()
     plan = prune(ModelView(build_model()), wanted, windows)
     dense, half_cut = build_model(), build_model()
