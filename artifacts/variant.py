@@ -14,7 +14,8 @@ from artifacts.files import sha256_of_file
 
 MANIFEST_NAME = "variant.json"
 
-Unit = Literal["ffn", "kv", "layers"]
+# Widths: FFN channels, KV groups. Depth: whole layers, or one half of them. Hidden channels: of the residual stream.
+Unit = Literal["ffn", "kv", "layers", "attention_sublayers", "ffn_sublayers", "hidden"]
 
 
 class LayerShape(Document):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
+from compressors.depth import DEPTH_UNITS, DepthUnit
 from compressors.plan import Allocation, LayerBudget
 
 WIDE_FFN = 1024
 WIDE_MULTIPLE = 128
+_NOUNS: dict[DepthUnit, str] = {
+    "layers": "layer",
+    "attention_sublayers": "attention sublayer",
+    "ffn_sublayers": "FFN sublayer",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +30,18 @@ class Dimensions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What survives: `layers` layers, in each `kv_heads` KV groups and `ffn_width` FFN channels."""
+    """What survives in each layer, `kv_heads` KV groups and `ffn_width` FFN channels, and `removed`: how many layers
+    or halves of layers go."""
 
-    layers: int
     kv_heads: int
     ffn_width: int
     multiple_of: int
+    removed: dict[DepthUnit, int] = field(default_factory=dict)
 
 
-def uniform_allocation(budget: Budget, base: Dimensions, kept_layers: tuple[int, ...] | None = None) -> Allocation:
-    """The same widths in every layer that stays; `kept_layers` None keeps the budgeted number from the front."""
-    kept = range(budget.layers) if kept_layers is None else kept_layers
-    width = LayerBudget(kv_groups=budget.kv_heads, ffn_channels=budget.ffn_width)
-    absent = LayerBudget(kv_groups=0, ffn_channels=0)
-    return tuple(width if index in kept else absent for index in range(base.layers))
+def uniform_allocation(budget: Budget, base: Dimensions) -> Allocation:
+    """The same widths in every layer, none of them gone yet."""
+    return (LayerBudget(kv_groups=budget.kv_heads, ffn_channels=budget.ffn_width),) * base.layers
 
 
 def require_ratio(ratio: float) -> None:
@@ -51,18 +55,19 @@ def require_ratio(ratio: float) -> None:
 def budget_for(ratio: float, units: tuple[Unit, ...], base: Dimensions, multiple_of: int | None) -> Budget:
     """The units kept when the share `ratio` of each kind in `units` goes.
 
-    Raises ConfigError if nothing would be left of a kind, if the FFN width cannot be rounded to `multiple_of`, or if
-    rounding leaves everything in place although the ratio is above 0.
+    Raises ConfigError if nothing would be left of a kind, if the FFN width cannot be rounded to `multiple_of`, if
+    rounding leaves everything in place although the ratio is above 0, or for layers together with halves of layers.
     """
     require_ratio(ratio)
+    removed = _removed(ratio, units, base.layers)
     multiple = default_multiple(base.ffn_width) if multiple_of is None else multiple_of
     budget = Budget(
-        layers=_kept_whole(ratio, base.layers, "layer") if "layers" in units else base.layers,
         kv_heads=_kept_whole(ratio, base.kv_heads, "KV group") if "kv" in units else base.kv_heads,
         ffn_width=_kept_width(ratio, base.ffn_width, multiple) if "ffn" in units else base.ffn_width,
         multiple_of=multiple,
+        removed=removed,
     )
-    unchanged = (budget.layers, budget.kv_heads, budget.ffn_width) == (base.layers, base.kv_heads, base.ffn_width)
+    unchanged = (budget.kv_heads, budget.ffn_width) == (base.kv_heads, base.ffn_width) and not any(removed.values())
     if ratio > 0 and unchanged:
         raise ConfigError(
             f"ratio {ratio:g} rounds to no removed unit ({_census(units, base)}, multiple of {multiple}). "
@@ -79,10 +84,19 @@ def default_multiple(ffn_width: int) -> int:
 def _census(units: tuple[Unit, ...], base: Dimensions) -> str:
     counts = {
         "layers": f"{base.layers} layers",
+        "attention_sublayers": f"{base.layers} attention sublayers",
+        "ffn_sublayers": f"{base.layers} FFN sublayers",
         "kv": f"{base.kv_heads} KV groups",
         "ffn": f"FFN width {base.ffn_width}",
     }
     return ", ".join(counts[unit] for unit in units)
+
+
+def _removed(ratio: float, units: tuple[Unit, ...], layers: int) -> dict[DepthUnit, int]:
+    kinds = [kind for kind in DEPTH_UNITS if kind in units]
+    if "layers" in kinds and len(kinds) > 1:
+        raise ConfigError("Layers cannot go together with halves of layers. Give one of them, or a second step.")
+    return {kind: layers - _kept_whole(ratio, layers, _NOUNS[kind]) for kind in kinds}
 
 
 def _kept_whole(ratio: float, count: int, noun: str) -> int:

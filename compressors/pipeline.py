@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from artifacts.variant import MANIFEST_NAME, Unit, VariantManifest
 from compressors.blocks import CheckpointModel
 from compressors.budget import Budget, budget_for, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.depth import DepthEvidence
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
@@ -30,7 +32,6 @@ from compressors.relabel import stock_config
 from compressors.request import CompressionRequest, resolve_compensation, resolve_method
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.source import Source, load_tokenizer, open_source
-from compressors.streams import hidden_states
 from compressors.verify import verify_in_fresh_process
 from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
@@ -97,7 +98,7 @@ def _make(
     dtypes = {name: stored.dtype for name, stored in model.stored.items()}
     blocks = BlockFolder(workspace.blocks, model.skeleton, dtypes, model.device)
     with watch.stage("allocate", progress):
-        job = _job(task, _allocate(task, model, windows))
+        job = _job(task, _allocate(task, model, windows, progress))
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
@@ -124,13 +125,20 @@ def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Sou
     write_probe(model, blocks, plan.kept_layers, out)
 
 
-def _allocate(task: Task, model: CheckpointModel, windows: Tensor | None) -> Allocation:
-    dimensions, method = task.source.dimensions, task.method
-    if method.select_layers is None:
-        return uniform_allocation(task.budget, dimensions)
+def _allocate(task: Task, model: CheckpointModel, windows: Tensor | None, progress: Progress) -> Allocation:
+    base, method = uniform_allocation(task.budget, task.source.dimensions), task.method
+    if method.select_depth is None:
+        return base
     assert windows is not None
-    kept = method.select_layers(method.config, hidden_states(model, windows), task.budget.layers)
-    return uniform_allocation(task.budget, dimensions, kept)
+    evidence = DepthEvidence(
+        base=base,
+        removed=task.budget.removed,
+        model=model,
+        windows=windows,
+        random=Random(task.request.seed),
+        progress=progress,
+    )
+    return method.select_depth(method.config, evidence)
 
 
 def _job(task: Task, allocation: Allocation) -> PruningJob:

@@ -7,17 +7,16 @@ is not its business: see `allocation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, Literal
 
-from torch import Tensor
-
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.arch import UnitGroup
-from compressors.plan import Ranking
+from compressors.depth import DepthEvidence
+from compressors.plan import Allocation, Ranking
 from compressors.statistics import ConsumerStatistics
 
 # What a width method wants to know beside the weights. Each includes what stands before it:
@@ -50,13 +49,13 @@ class WidthEvidence:
 
 
 WidthRanker = Callable[[Any, WidthEvidence], Ranking]
-DepthSelector = Callable[[Any, Iterator[Tensor], int], tuple[int, ...]]
+DepthSelector = Callable[[Any, DepthEvidence], Allocation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """`rank_width(config, evidence)` orders the units of a layer; `select_layers(config, hidden_states, kept)`
-    chooses layers from the hidden states [windows, tokens, hidden] before layer 0, after it, ... after the last.
+    """`rank_width(config, evidence)` orders the units of a layer; `select_depth(config, evidence)` removes
+    layers, or halves of them, and says what is left.
 
     The first of `units` is pruned when a user names none.
     """
@@ -67,7 +66,7 @@ class Method:
     needs: Need
     paper: str
     rank_width: WidthRanker | None = None
-    select_layers: DepthSelector | None = None
+    select_depth: DepthSelector | None = None
 
     @property
     def needs_calibration(self) -> bool:

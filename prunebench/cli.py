@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -30,6 +30,8 @@ class Method(StrEnum):
     magnitude = "magnitude"
     wanda_sp = "wanda_sp"
     block_influence = "block_influence"
+    greedy_kl = "greedy_kl"
+    evolutionary_depth = "evolutionary_depth"
 
 
 class Arrivals(StrEnum):
@@ -47,7 +49,11 @@ def compress(
     method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
     ratio: Annotated[float, typer.Option(help="Share of each chosen kind of unit to remove, in [0, 1).")],
     units: Annotated[
-        str | None, typer.Option(help="ffn, kv, 'ffn,kv' or layers. Default: what the method is for.")
+        str | None,
+        typer.Option(
+            help="ffn, kv, layers, attention_sublayers, ffn_sublayers or hidden; 'ffn,kv' is both. "
+            "Default: what the method is for."
+        ),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Text file or hub dataset. Not the text you evaluate on.")
@@ -220,12 +226,16 @@ def demo(
 
 def parse_units(text: str | None) -> tuple[Unit, ...] | None:
     """'ffn,kv' → ('ffn', 'kv'). Raises ConfigError for anything that is no unit."""
+    from artifacts.variant import Unit
+
     if text is None:
         return None
-    known: dict[str, Unit] = {"ffn": "ffn", "kv": "kv", "layers": "layers"}
+    known: dict[str, Unit] = {name: name for name in get_args(Unit)}
     names = [part.strip() for part in text.split(",")]
     if len(set(names)) != len(names) or not known.keys() >= set(names):
-        raise ConfigError(f"--units {text!r} is not a list of units. Allowed: ffn, kv, 'ffn,kv', layers.")
+        raise ConfigError(
+            f"--units {text!r} is not a list of units. Allowed: {', '.join(known)}, and pairs as in 'ffn,kv'."
+        )
     return tuple(known[name] for name in names)
 
 

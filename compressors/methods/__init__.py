@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from compressors.methods import block_influence, magnitude, random_units, wanda_sp
+from compressors.methods import (
+    block_influence,
+    evolutionary_depth,
+    greedy_depth,
+    magnitude,
+    random_units,
+    wanda_sp,
+)
 from compressors.registry import Registry
 
-REGISTRY = Registry((random_units.METHOD, magnitude.METHOD, wanda_sp.METHOD, block_influence.METHOD))
+REGISTRY = Registry(
+    (
+        random_units.METHOD,
+        magnitude.METHOD,
+        wanda_sp.METHOD,
+        block_influence.METHOD,
+        greedy_depth.METHOD,
+        evolutionary_depth.METHOD,
+    )
+)

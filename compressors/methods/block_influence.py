@@ -1,4 +1,4 @@
-"""Block influence: a layer that hardly turns its hidden states can go."""
+"""Block influence: a layer, or a half of one, that hardly turns its hidden states can go."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from compressors.plan import keep_highest
+from compressors.depth import DEPTH_UNITS, DepthEvidence, DepthUnit, Protection, Removal
+from compressors.plan import Allocation, rank_by_score
 from compressors.registry import Method
+
+# Every layer competes, as in the paper: influence is measured where a layer stands, the ends' included.
+_NOTHING_SPARED = Protection(first=0, last=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +27,36 @@ def block_influence(before: Tensor, after: Tensor) -> float:
     return 1.0 - float(torch.nn.functional.cosine_similarity(before, after, dim=-1).double().mean())
 
 
-def select(config: BlockInfluenceConfig, hidden_states: Iterator[Tensor], kept: int) -> tuple[int, ...]:
-    return keep_highest([block_influence(before, after) for before, after in pairwise(hidden_states)], kept)
+def influences(states: Iterator[Tensor]) -> list[float]:
+    """The influence of what stands between each pair of consecutive states."""
+    return [block_influence(before, after) for before, after in pairwise(states)]
+
+
+def select(config: BlockInfluenceConfig, evidence: DepthEvidence) -> Allocation:
+    removals = [removal for kind in evidence.removed for removal in _lowest(kind, evidence)]
+    return evidence.without(removals)
+
+
+def _lowest(kind: DepthUnit, evidence: DepthEvidence) -> list[Removal]:
+    """The removals of the least influence; of equal ones the later layer goes."""
+    scores = _scores(kind, evidence)
+    options = evidence.removable(kind, _NOTHING_SPARED)
+    order = rank_by_score([scores[index] for _, index in options]).order
+    return [options[place] for place in order[: evidence.removed[kind]]]
+
+
+def _scores(kind: DepthUnit, evidence: DepthEvidence) -> list[float]:
+    """By layer."""
+    if kind == "layers":
+        return influences(evidence.hidden_states())
+    return influences(evidence.half_states())[kind == "ffn_sublayers" :: 2]
 
 
 METHOD = Method(
     name="block_influence",
     config=BlockInfluenceConfig(),
-    units=("layers",),
+    units=DEPTH_UNITS,
     needs="energy",
     paper="Men et al., ShortGPT (arXiv 2403.03853)",
-    select_layers=select,
+    select_depth=select,
 )

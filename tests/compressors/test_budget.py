@@ -7,6 +7,7 @@ import pytest
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.budget import Budget, Dimensions, budget_for, default_multiple
+from compressors.depth import DepthUnit
 
 BASE = Dimensions(layers=5, kv_heads=4, ffn_width=172)
 WIDE = Dimensions(layers=32, kv_heads=8, ffn_width=14336)
@@ -34,7 +35,8 @@ def test_kept_units(
     ratio: float, units: tuple[Unit, ...], multiple: int, expected: tuple[int, int, int], sentence: str
 ) -> None:
     layers, kv_heads, ffn_width = expected
-    budget = Budget(layers=layers, kv_heads=kv_heads, ffn_width=ffn_width, multiple_of=multiple)
+    removed: dict[DepthUnit, int] = {"layers": 5 - layers} if "layers" in units else {}
+    budget = Budget(kv_heads=kv_heads, ffn_width=ffn_width, multiple_of=multiple, removed=removed)
     assert budget_for(ratio, units, BASE, multiple) == budget, sentence
 
 

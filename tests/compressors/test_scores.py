@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from planted import depth_evidence
 from resident import ResidentModel
 from tiny_models import build_model, random_windows
 from torch import Tensor, nn
@@ -114,15 +115,21 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
         states = [state.clone() for state in hidden_states(ResidentModel(model), random_windows())]
     influence = [block_influence.block_influence(a, b) for a, b in pairwise(states)]
     assert influence[1] == pytest.approx(0.0, abs=1e-6) and min(influence[0], influence[2]) > 0.01
-    assert block_influence.select(block_influence.BlockInfluenceConfig(), iter(states), 2) == (0, 2)
+    removed = {"layers": 1}
+    assert block_influence.influences(iter(states)) == influence
+    left = block_influence.METHOD.select_depth(block_influence.METHOD.config, depth_evidence(model, removed))
+    assert [budget.present for budget in left] == [True, False, True]
 
 
 def test_every_method_is_found_by_name_and_by_config() -> None:
-    assert REGISTRY.names == ("random", "magnitude", "wanda_sp", "block_influence")
+    assert REGISTRY.names == (
+        *("random", "magnitude", "wanda_sp", "block_influence"),
+        *("greedy_kl", "evolutionary_depth"),
+    )
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
-        assert (method.rank_width is None) != (method.select_layers is None)
+        assert (method.rank_width is None) != (method.select_depth is None)
         assert method.paper and method.units
     assert REGISTRY.named("magnitude").resolved_config == {"order": 2}
 

@@ -1,0 +1,110 @@
+"""Evolutionary depth: sets of removals that mutate by swaps, judged by KL divergence on few tokens, then on more.
+
+Greedy choice cannot undo a removal and cannot see that two layers are free only together; a search over sets can. The
+parent always competes in the last round, so the result is never worse than its best start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from compressors.depth import DEPTH_UNITS, DepthEvidence, DepthUnit, Protection, Removal
+from compressors.divergence import DivergenceBench
+from compressors.plan import Allocation
+from compressors.registry import Method
+
+Choice = frozenset[Removal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvolutionaryDepthConfig:
+    """`screens` are (tokens, survivors), the last with one survivor; the search ends early after `patience`
+    generations without a better parent. A mutation swaps up to `swaps` removed units for kept ones."""
+
+    initial: int = 32
+    offspring: int = 16
+    generations: int = 50
+    patience: int = 10
+    swaps: int = 3
+    screens: tuple[tuple[int, int], ...] = ((2048, 4), (32768, 1))
+    protection: Protection = field(default_factory=Protection)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Of each kind, what may go and how many of it do."""
+
+    options: dict[DepthUnit, tuple[Removal, ...]]
+    removed: dict[DepthUnit, int]
+
+    def draw(self, random: Random) -> Choice:
+        """Any choice that removes the right numbers, all equally likely."""
+        return frozenset(
+            r for kind, options in self.options.items() for r in random.sample(options, self.removed[kind])
+        )
+
+    def mutate(self, parent: Choice, most: int, random: Random) -> Choice:
+        """Small changes are likelier than large ones: the smaller of two drawn numbers of swaps."""
+        child = set(parent)
+        for _ in range(min(random.randint(1, most), random.randint(1, most))):
+            swaps = [kind for kind, options in self.options.items() if 0 < self.removed[kind] < len(options)]
+            if not swaps:
+                break
+            options = self.options[random.choice(swaps)]
+            child.remove(random.choice([removal for removal in options if removal in child]))
+            child.add(random.choice([removal for removal in options if removal not in child]))
+        return frozenset(child)
+
+
+def select(config: EvolutionaryDepthConfig, evidence: DepthEvidence) -> Allocation:
+    options = {kind: evidence.removable(kind, config.protection) for kind in evidence.removed}
+    pool, bench = Pool(options, dict(evidence.removed)), evidence.bench()
+    starts = [pool.draw(evidence.random) for _ in range(config.initial)]
+    parent = _survivor(None, starts, config, evidence, bench)
+    idle = 0
+    for generation in range(config.generations):
+        evidence.progress("allocate", generation, config.generations)
+        children = [pool.mutate(parent, config.swaps, evidence.random) for _ in range(config.offspring)]
+        best = _survivor(parent, children, config, evidence, bench)
+        idle = idle + 1 if best == parent else 0
+        parent = best
+        if idle >= config.patience:
+            break
+    return evidence.without(sorted(parent))
+
+
+def _survivor(
+    parent: Choice | None,
+    challengers: Sequence[Choice],
+    config: EvolutionaryDepthConfig,
+    evidence: DepthEvidence,
+    bench: DivergenceBench,
+) -> Choice:
+    """The best after all screens; equals keep their order, the parent first."""
+    lot = [choice for choice in dict.fromkeys(challengers) if choice != parent]
+    for tokens, survivors in config.screens[:-1]:
+        lot = _best(lot, tokens, survivors, evidence, bench)
+    tokens, survivors = config.screens[-1]
+    return _best([parent, *lot] if parent is not None else lot, tokens, survivors, evidence, bench)[0]
+
+
+def _best(
+    lot: Sequence[Choice], tokens: int, survivors: int, evidence: DepthEvidence, bench: DivergenceBench
+) -> list[Choice]:
+    if len(lot) <= survivors:
+        return list(lot)
+    found = bench.divergences([evidence.without(choice) for choice in lot], max_tokens=tokens)
+    order = sorted(range(len(lot)), key=lambda place: (found[place], place))
+    return [lot[place] for place in order[:survivors]]
+
+
+METHOD = Method(
+    name="evolutionary_depth",
+    config=EvolutionaryDepthConfig(),
+    units=DEPTH_UNITS,
+    needs="energy",
+    paper="Sieberling et al., EvoPress (arXiv 2410.14649)",
+    select_depth=select,
+)
