@@ -36,17 +36,17 @@ def silence(model: Any, index: int, *halves: str) -> None:
             consumer.bias.zero_()
 
 
-def cancelling_pair(layers: int, first: int, size: float) -> Any:
+def cancelling_pair(layers: int, first: int, size: float, *, hidden: bool) -> Any:
     """A biased model in which layer `first` only adds a constant vector and the next layer only takes it away.
 
-    The vector lies where no norm looks, so that alone it acts through the lengths that the norms divide by.
+    A `hidden` vector lies where no norm looks, so that alone it acts through the lengths that the norms divide by.
     """
     model = build_model("llama-biased", num_hidden_layers=layers)
     for index, sign in ((first, 1.0), (first + 1, -1.0)):
         silence(model, index, "kv", "ffn")
         model.model.layers[index].mlp.down_proj.bias[:8] = sign * size
     for name, parameter in model.named_parameters():
-        if "norm" in name:
+        if hidden and "norm" in name:
             parameter[:8] = 0.0
     return model
 
