@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -20,11 +20,13 @@ from artifacts.files import require_free_name
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
 from artifacts.variant import MANIFEST_NAME, Unit, VariantManifest
+from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.budget import Budget, budget_for, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.depth import DepthEvidence
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
+from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
 from compressors.registry import Method
@@ -68,7 +70,7 @@ def compress(
         calibration = _draw_calibration(task)
     windows = None if calibration is None else calibration.windows
     unfinished = resumable_directory(request.out, _key(task, windows), keep_unfinished=request.keep_unfinished)
-    with unfinished as workspace, torch.inference_mode():
+    with unfinished as workspace, torch.no_grad():
         making = _make(task, calibration, workspace, watch, progress)
         manifest = describe_variant(making, workspace.result, watch.cost())
         with watch.stage("verify", progress):
@@ -99,6 +101,11 @@ def _make(
     blocks = BlockFolder(workspace.blocks, model.skeleton, dtypes, model.device)
     with watch.stage("allocate", progress):
         job = _job(task, _allocate(task, model, windows, progress))
+    if task.method.needs == "gradients" and windows is not None:
+        with watch.stage("gradients", silent):
+            ranked = tuple(unit for unit in WIDTH_UNITS if unit in task.units)
+            rankings = gradient_rankings(model, task.method, ranked, windows, task.request.seed, progress)
+        job = replace(job, rankings=rankings)
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
