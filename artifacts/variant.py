@@ -120,6 +120,7 @@ class VariantManifest(Document):
     method: MethodRef
     calibration: CalibrationRef | None
     layers: tuple[LayerShape, ...]
+    hidden_size: int | None = Field(default=None, description="width of the residual stream; null in older manifests")
     footprint: Footprint
     ratios: Ratios
     expressibility: Literal["stock", "per-layer"]

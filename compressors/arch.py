@@ -88,6 +88,10 @@ class LayerView:
     def count(self, unit: WidthUnit) -> int:
         return self.kv_heads if unit == "kv" else self.ffn_width
 
+    def norm(self, unit: WidthUnit) -> Any:
+        """The RMSNorm in front of a half that is there."""
+        return self.module.input_layernorm if unit == "kv" else self.module.post_attention_layernorm
+
     def group(self, unit: WidthUnit) -> UnitGroup:
         """The coupled matrices of FFN channels or of KV groups, of a half that is there."""
         if unit == "ffn":
@@ -106,9 +110,9 @@ class LayerView:
         if not self.has(unit):
             return states
         if unit == "kv":
-            written, _ = self.attention(hidden_states=self.module.input_layernorm(states), **arguments)
+            written, _ = self.attention(hidden_states=self.norm(unit)(states), **arguments)
         else:
-            written = self.ffn(self.module.post_attention_layernorm(states))
+            written = self.ffn(self.norm(unit)(states))
         return states + written
 
     def shape(self, index: int) -> LayerShape:

@@ -21,7 +21,6 @@ from compressors.shards import Stored, stored_tensors
 from compressors.skeleton import Skeleton
 
 FINAL_NORM = "model.norm.weight"
-_HEAD_ROWS = 16384
 
 
 class BlockModel(Protocol):
@@ -107,7 +106,7 @@ class CheckpointModel:
     def require_finite_ends(self) -> None:
         """Raises CheckpointError naming the tensor outside the blocks that holds NaN or infinite values."""
         for name, stored in self.ends().items():
-            for piece in _row_pieces(stored):
+            for piece in stored.row_pieces():
                 _require_finite(piece, name, self._folder)
 
     def _head_rows(self) -> Iterator[Tensor]:
@@ -116,7 +115,7 @@ class CheckpointModel:
         if self._resident is not None:
             yield self._parameter(name)
             return
-        for piece in _row_pieces(self.stored[name]):
+        for piece in self.stored[name].row_pieces():
             yield piece.to(self._device, torch.float32)
 
     def _parameter(self, name: str) -> Tensor:
@@ -137,12 +136,6 @@ class CheckpointModel:
                     f"{self._folder}: {name} has shape {self.stored[name].header.shape}, config.json implies {shape}. "
                     "Fetch or write the checkpoint again."
                 )
-
-
-def _row_pieces(stored: Stored) -> Iterator[Tensor]:
-    rows = stored.header.shape[0]
-    for first in range(0, rows, _HEAD_ROWS):
-        yield stored.read(first, min(_HEAD_ROWS, rows - first))
 
 
 def _runs(ascending: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:

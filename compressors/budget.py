@@ -12,6 +12,7 @@ from compressors.plan import Allocation, LayerBudget
 
 WIDE_FFN = 1024
 WIDE_MULTIPLE = 128
+NARROW_HIDDEN_MULTIPLE = 16  # vLLM's CPU kernels read the hidden state in vectors of 8 or 16
 _NOUNS: dict[DepthUnit, str] = {
     "layers": "layer",
     "attention_sublayers": "attention sublayer",
@@ -26,15 +27,17 @@ class Dimensions:
     layers: int
     kv_heads: int
     ffn_width: int
+    hidden_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What survives in each layer, `kv_heads` KV groups and `ffn_width` FFN channels, and `removed`: how many layers
-    or halves of layers go."""
+    """What survives: in each layer `kv_heads` KV groups and `ffn_width` FFN channels, between layers `hidden_size`
+    channels. `removed` is how many layers or halves of layers go."""
 
     kv_heads: int
     ffn_width: int
+    hidden_size: int
     multiple_of: int
     removed: dict[DepthUnit, int] = field(default_factory=dict)
 
@@ -60,14 +63,17 @@ def budget_for(ratio: float, units: tuple[Unit, ...], base: Dimensions, multiple
     """
     require_ratio(ratio)
     removed = _removed(ratio, units, base.layers)
-    multiple = default_multiple(base.ffn_width) if multiple_of is None else multiple_of
+    hides = "hidden" in units
+    multiple = _default_multiple(base, hides) if multiple_of is None else multiple_of
     budget = Budget(
         kv_heads=_kept_whole(ratio, base.kv_heads, "KV group") if "kv" in units else base.kv_heads,
-        ffn_width=_kept_width(ratio, base.ffn_width, multiple) if "ffn" in units else base.ffn_width,
+        ffn_width=_kept_width(ratio, base.ffn_width, multiple, "FFN width") if "ffn" in units else base.ffn_width,
+        hidden_size=_kept_width(ratio, base.hidden_size, multiple, "hidden size") if hides else base.hidden_size,
         multiple_of=multiple,
         removed=removed,
     )
-    unchanged = (budget.kv_heads, budget.ffn_width) == (base.kv_heads, base.ffn_width) and not any(removed.values())
+    widths = [(kept.kv_heads, kept.ffn_width, kept.hidden_size) for kept in (budget, base)]
+    unchanged = widths[0] == widths[1] and not any(removed.values())
     if ratio > 0 and unchanged:
         raise ConfigError(
             f"ratio {ratio:g} rounds to no removed unit ({_census(units, base)}, multiple of {multiple}). "
@@ -81,6 +87,12 @@ def default_multiple(ffn_width: int) -> int:
     return WIDE_MULTIPLE if ffn_width >= WIDE_FFN else 1
 
 
+def _default_multiple(base: Dimensions, hides: bool) -> int:
+    if not hides:
+        return default_multiple(base.ffn_width)
+    return WIDE_MULTIPLE if base.hidden_size >= WIDE_FFN else min(NARROW_HIDDEN_MULTIPLE, base.hidden_size)
+
+
 def _census(units: tuple[Unit, ...], base: Dimensions) -> str:
     counts = {
         "layers": f"{base.layers} layers",
@@ -88,6 +100,7 @@ def _census(units: tuple[Unit, ...], base: Dimensions) -> str:
         "ffn_sublayers": f"{base.layers} FFN sublayers",
         "kv": f"{base.kv_heads} KV groups",
         "ffn": f"FFN width {base.ffn_width}",
+        "hidden": f"hidden size {base.hidden_size}",
     }
     return ", ".join(counts[unit] for unit in units)
 
@@ -108,13 +121,13 @@ def _kept_whole(ratio: float, count: int, noun: str) -> int:
     return kept
 
 
-def _kept_width(ratio: float, width: int, multiple: int) -> int:
+def _kept_width(ratio: float, width: int, multiple: int, noun: str) -> int:
     """The multiple nearest to the asked width, at least one multiple; an untouched width may be any number."""
     if ratio == 0:
         return width
     if not 1 <= multiple <= width:
         raise ConfigError(
-            f"FFN width {width} cannot be rounded to a multiple of {multiple}. Give --multiple-of from 1 to {width}."
+            f"{noun} {width} cannot be rounded to a multiple of {multiple}. Give --multiple-of from 1 to {width}."
         )
     nearest = _rounded((width - ratio * width) / multiple) * multiple
     return min(max(nearest, multiple), width // multiple * multiple)

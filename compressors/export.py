@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from artifacts.files import disk_error
 from compressors.blocks import CheckpointModel
 from compressors.headers import INDEX_NAME, SINGLE_NAME
 from compressors.relabel import SHAPE_FIELDS
-from compressors.shards import Stored, write_shard
+from compressors.shards import Writable, write_shard
 from compressors.streams import HiddenStates
 from compressors.workspace import BlockFolder
 
@@ -50,13 +50,22 @@ def write_config(config: Any, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def assemble_weights(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
+class Ends(Protocol):
+    """The tensors outside the blocks: embedding, final norm and, unless tied, head."""
+
+    def require_finite_ends(self) -> None:
+        """Raises CheckpointError if one holds values that are not finite."""
+
+    def ends(self) -> Mapping[str, Writable]: ...
+
+
+def assemble_weights(model: Ends, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
     """The blocks renumbered, with both ends, in one or more shards and an index if more.
 
     Raises ConfigError if the disk is full, CheckpointError if an end holds values that are not finite.
     """
     model.require_finite_ends()
-    tensors: dict[str, Stored] = dict(model.ends())
+    tensors: dict[str, Writable] = dict(model.ends())
     for position, index in enumerate(kept_layers):
         for name, stored in blocks.tensors(index).items():
             tensors[f"model.layers.{position}.{name}"] = stored
@@ -105,9 +114,9 @@ def probe_ids(vocabulary: int, context_tokens: int) -> Tensor:
     return (torch.arange(tokens, dtype=torch.long) * 7919 % vocabulary)[None]
 
 
-def _shards(tensors: Mapping[str, Stored]) -> Iterator[dict[str, Stored]]:
+def _shards(tensors: Mapping[str, Writable]) -> Iterator[dict[str, Writable]]:
     """Consecutive tensors, each shard as many as fit; a tensor larger than a shard has one of its own."""
-    shard: dict[str, Stored] = {}
+    shard: dict[str, Writable] = {}
     size = 0
     for name, stored in tensors.items():
         if shard and size + stored.header.size_bytes > _MAX_SHARD_BYTES:

@@ -27,7 +27,7 @@ from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.plan import Plan
 from compressors.relabel import is_uniform
 from compressors.sequential import PruningJob
-from compressors.source import Source, is_tied
+from compressors.source import Source, is_tied, read_config
 
 _VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "datasets")
 
@@ -87,7 +87,8 @@ def shapes_after(plan: Plan, query_heads_per_group: int) -> tuple[LayerShape, ..
 def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> VariantManifest:
     """The manifest of the checkpoint in `folder`; footprint, ratios and checksums come from its files."""
     source = making.source
-    footprint = footprint_of_folder(folder, tied=is_tied(source.config))
+    config = read_config(folder)
+    footprint = footprint_of_folder(folder, tied=is_tied(config))
     return VariantManifest(
         name=making.name,
         base=BaseModelRef(
@@ -96,6 +97,7 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
         method=_method_ref(making),
         calibration=making.calibration,
         layers=making.layers,
+        hidden_size=config["hidden_size"],
         footprint=footprint,
         ratios=Ratios.between(making.ratio, source.footprint, footprint),
         expressibility="stock" if is_uniform(making.layers) else "per-layer",

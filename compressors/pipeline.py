@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from artifacts.files import require_free_name
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
-from artifacts.variant import MANIFEST_NAME, Unit, VariantManifest
+from artifacts.variant import MANIFEST_NAME, LayerShape, Unit, VariantManifest
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.budget import Budget, budget_for, uniform_allocation
@@ -28,12 +29,15 @@ from compressors.depth import DepthEvidence
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
-from compressors.plan import Allocation, Plan
+from compressors.plan import Allocation, Plan, whole_plan
 from compressors.registry import Method
 from compressors.relabel import stock_config
 from compressors.request import CompressionRequest, resolve_compensation, resolve_method
 from compressors.sequential import PruningJob, prune_blocks
+from compressors.skeleton import Skeleton
+from compressors.slicing import HiddenCut, SlicedEnds, narrowed_config, slice_blocks
 from compressors.source import Source, load_tokenizer, open_source
+from compressors.streams import half_states
 from compressors.verify import verify_in_fresh_process
 from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
@@ -97,6 +101,8 @@ def _make(
     source, windows = task.source, None if calibration is None else calibration.windows
     with watch.stage("open", progress):
         model = CheckpointModel(source.folder, task.request.device)
+    if calibration is not None and task.budget.hidden_size < source.dimensions.hidden_size:
+        return _make_sliced(task, model, calibration, workspace, watch, progress)
     dtypes = {name: stored.dtype for name, stored in model.stored.items()}
     blocks = BlockFolder(workspace.blocks, model.skeleton, dtypes, model.device)
     with watch.stage("allocate", progress):
@@ -109,16 +115,59 @@ def _make(
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
-    layers = shapes_after(plan, source.config["num_attention_heads"] // source.config["num_key_value_heads"])
+    layers = _shapes(source, plan)
     config = stock_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
     with watch.stage("export", progress):
         _export(model, blocks, plan, source, workspace.result)
         write_config(config, workspace.result)
+    return _making(task, calibration, job, layers, config)
+
+
+def _make_sliced(
+    task: Task,
+    model: CheckpointModel,
+    calibration: CalibrationSet,
+    workspace: Workspace,
+    watch: Stopwatch,
+    progress: Progress,
+) -> Making:
+    """The same with a narrower residual stream, which changes every tensor, both ends included."""
+    source, method, windows, out = task.source, task.method, calibration.windows, workspace.result
+    assert method.find_basis is not None
+    with watch.stage("allocate", progress):
+        basis = method.find_basis(method.config, half_states(model, windows))[:, : task.budget.hidden_size]
+    cut = HiddenCut(basis.float(), source.dtype)
+    job = _job(task, uniform_allocation(task.budget, source.dimensions))
+    narrowed = narrowed_config(model.config, cut.hidden_size)
+    plan = whole_plan(job.allocation)
+    layers = _shapes(source, plan)
+    config = stock_config(narrowed, layers, source.architecture, str(source.dtype).removeprefix("torch."))
+    dtypes = {name: stored.dtype for name, stored in model.stored.items()}
+    skeleton = Skeleton(config)
+    blocks = BlockFolder(workspace.blocks, skeleton, dtypes, model.device)
+    with watch.stage("prune", silent):
+        states = workspace.states if task.request.map_states else None
+        slice_blocks(model, cut, skeleton, blocks, plan, progress, windows if task.compensate else None, states)
+    with watch.stage("export", progress):
+        assemble_weights(SlicedEnds(model, cut), blocks, plan.kept_layers, out)
+        write_config(config, out)
+        copy_companions(source.folder, out)
+        write_probe(CheckpointModel(out, task.request.device), blocks, plan.kept_layers, out)
+    return _making(task, calibration, job, layers, config)
+
+
+def _shapes(source: Source, plan: Plan) -> tuple[LayerShape, ...]:
+    return shapes_after(plan, source.config["num_attention_heads"] // source.config["num_key_value_heads"])
+
+
+def _making(
+    task: Task, calibration: CalibrationSet | None, job: PruningJob, layers: tuple[LayerShape, ...], config: Any
+) -> Making:
     return Making(
         name=task.request.out.name,
         ratio=task.request.ratio,
         multiple_of=task.budget.multiple_of,
-        source=source,
+        source=task.source,
         job=job,
         calibration=None if calibration is None else calibration.reference,
         layers=layers,

@@ -56,6 +56,16 @@ class Plan:
         return tuple(index for index, layer in enumerate(self.layers) if layer.present)
 
 
+def whole_plan(allocation: Allocation) -> Plan:
+    """The plan where every layer keeps the first units of each kind, or all it has."""
+    return Plan(
+        tuple(
+            LayerPlan(kv_groups=tuple(range(b.kv_groups)), ffn_channels=tuple(range(b.ffn_channels)))
+            for b in allocation
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """A nested removal order of one layer's units: every width is a prefix removed, so all levels share one ranking.

@@ -7,10 +7,12 @@ is not its business: see `allocation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, Literal
+
+from torch import Tensor
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
@@ -50,12 +52,15 @@ class WidthEvidence:
 
 WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, DepthEvidence], Allocation]
+BasisFinder = Callable[[Any, Iterator[Tensor]], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """`rank_width(config, evidence)` orders the units of a layer; `select_depth(config, evidence)` removes
-    layers, or halves of them, and says what is left.
+    layers, or halves of them, and says what is left; `find_basis(config, states)` orders directions of the residual
+    stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head. A
+    method has one of the three.
 
     The first of `units` is pruned when a user names none.
     """
@@ -67,10 +72,16 @@ class Method:
     paper: str
     rank_width: WidthRanker | None = None
     select_depth: DepthSelector | None = None
+    find_basis: BasisFinder | None = None
 
     @property
     def needs_calibration(self) -> bool:
         return self.needs != "nothing"
+
+    @property
+    def can_be_repaired(self) -> bool:
+        """Whether matrices stay that can be refitted; whole layers leave none."""
+        return self.select_depth is None
 
     @property
     def resolved_config(self) -> dict[str, Any]:

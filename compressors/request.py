@@ -59,10 +59,9 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
 
 def resolve_compensation(request: CompressionRequest, method: Method) -> bool:
     """Whether consumers are refitted. Raises ConfigError if that was asked for and cannot be."""
-    prunes_widths = method.rank_width is not None
     if request.compensate is None:
-        return prunes_widths and request.calibration is not None
-    if request.compensate and not prunes_widths:
+        return method.can_be_repaired and request.calibration is not None
+    if request.compensate and not method.can_be_repaired:
         raise ConfigError(f"Method {method.name} removes layers, which leaves nothing to refit. Use --no-compensate.")
     if request.compensate and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,17 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _CHUNK_BYTES = 16 << 20
 _READABLE = 0o644
+_PIECE_ROWS = 16384
+
+
+class Writable(Protocol):
+    """A tensor that can be written to a file piece by piece."""
+
+    @property
+    def header(self) -> TensorHeader: ...
+
+    def chunks(self) -> Iterable[bytes | memoryview]:
+        """Its bytes in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,12 @@ class Stored:
             if stream.readinto(_raw(tensor)) != tensor.nbytes:
                 raise CheckpointError(f"{self.path} is truncated. Fetch or write the checkpoint again.")
         return tensor
+
+    def row_pieces(self) -> Iterator[Tensor]:
+        """Its rows in order, some thousands at a time."""
+        rows = self.header.shape[0]
+        for first in range(0, rows, _PIECE_ROWS):
+            yield self.read(first, min(_PIECE_ROWS, rows - first))
 
     def chunks(self) -> Iterator[bytes]:
         """Its bytes, a few MiB at a time. Raises CheckpointError for a truncated file."""
@@ -89,6 +106,23 @@ class Resident:
         yield _raw(self.tensor.detach().to("cpu", self.dtype).contiguous())
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor that is made some rows at a time while it is written as `dtype`."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @property
+    def header(self) -> TensorHeader:
+        return TensorHeader(_NAMES[self.dtype], self.shape)
+
+    def chunks(self) -> Iterator[memoryview]:
+        for piece in self.pieces():
+            yield _raw(piece.to("cpu", self.dtype).contiguous())
+
+
 def stored_tensors(folder: Path) -> dict[str, Stored]:
     """All tensors of a checkpoint folder by name. Raises CheckpointError if a file is missing or damaged."""
     return {name: stored for path in weight_files(folder) for name, stored in tensors_of_file(path).items()}
@@ -111,9 +145,7 @@ def metadata_of_file(path: Path) -> dict[str, str]:
     return dict(_read_header(path)[0].get("__metadata__", {}))
 
 
-def write_shard(
-    path: Path, tensors: Mapping[str, Stored | Resident], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_shard(path: Path, tensors: Mapping[str, Writable], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file; it has its name only once it is complete. Raises ConfigError if the disk is full."""
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -133,7 +165,7 @@ def _copy(chunks: Iterable[bytes | memoryview], stream: BinaryIO) -> None:
         stream.write(chunk)
 
 
-def _header_bytes(tensors: Mapping[str, Stored | Resident], metadata: Mapping[str, str]) -> bytes:
+def _header_bytes(tensors: Mapping[str, Writable], metadata: Mapping[str, str]) -> bytes:
     """Padded with spaces so that the tensors start at a multiple of eight bytes."""
     content: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0

@@ -123,6 +123,7 @@ def _dimensions(config: dict[str, Any]) -> Dimensions:
         layers=config["num_hidden_layers"],
         kv_heads=config["num_key_value_heads"],
         ffn_width=config["intermediate_size"],
+        hidden_size=config["hidden_size"],
     )
 
 

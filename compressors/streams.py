@@ -67,30 +67,56 @@ def first_states(model: BlockModel, windows: Tensor) -> HiddenStates:
 class Streams:
     """Both streams. `folder` None keeps them in memory, else they are files there that the kernel may page out."""
 
-    def __init__(self, model: BlockModel, windows: Tensor, *, keep_dense: bool, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: BlockModel,
+        windows: Tensor,
+        *,
+        keep_dense: bool,
+        folder: Path | None = None,
+        basis: Tensor | None = None,
+    ) -> None:
+        """`basis` [D, k] makes the pruned stream one of k directions of the dense one."""
         embedded, arguments = model.embed(windows), model.arguments(windows.shape[1])
         rest = (arguments, model.device, _widest(model))
-        self.pruned = HiddenStates(_placed(embedded, folder, "pruned"), *rest)
+        narrow = embedded if basis is None else embedded @ basis.cpu()
+        self.pruned = HiddenStates(_placed(narrow, folder, "pruned"), *rest)
         self.dense = HiddenStates(_placed(embedded.clone(), folder, "dense"), *rest) if keep_dense else None
+        self._basis = basis
 
-    def observe(self, index: int, layer: LayerView, unit: WidthUnit) -> ConsumerStatistics:
+    def observe(
+        self, index: int, layer: LayerView, unit: WidthUnit, dense_layer: LayerView | None = None
+    ) -> ConsumerStatistics:
         """Statistics of the consumer of `unit` on the pruned stream. Call before cutting; moves the dense stream.
 
         The residual stream behind the unit is what stood in front of it plus the consumer's output (and bias). The
-        wanted output is therefore what leads from the pruned stream in front to the dense stream behind.
+        wanted output is therefore what leads from the pruned stream in front to the dense stream behind. `dense_layer`
+        moves the dense stream where `layer` itself no longer can.
         """
         consumer = layer.group(unit).consumer
         rows, columns = consumer.weight.shape
         if self.dense is not None:
-            self.dense.move(index, layer, unit)
+            self.dense.move(index, dense_layer or layer, unit)
         statistics = ConsumerStatistics(columns, rows, full=self.dense is not None, device=consumer.weight.device)
         for piece in self.pruned.pieces():
             before = self.pruned.at(piece)
             with captured_input(consumer) as inputs:
                 layer.run(unit, before, self.pruned.arguments[index])
-            wanted = None if self.dense is None else self.dense.at(piece) - before - _bias(consumer)
+            wanted = None if self.dense is None else self._target(piece) - before - _bias(consumer)
             statistics.add(inputs.value, wanted)
         return statistics
+
+    def _target(self, piece: slice) -> Tensor:
+        """The dense stream in the pruned stream's directions."""
+        assert self.dense is not None
+        states = self.dense.at(piece)
+        return states if self._basis is None else states @ self._basis
+
+    def pass_by(self, index: int, dense_layer: LayerView, layer: LayerView) -> None:
+        """Moves each stream behind a layer of its own that is finished."""
+        self.pruned.move_through(index, layer)
+        if self.dense is not None:
+            self.dense.move_through(index, dense_layer)
 
     def advance(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
         """Moves both streams behind a unit that stays as it is."""

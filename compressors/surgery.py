@@ -28,6 +28,20 @@ def remove_half(layer: LayerView, unit: WidthUnit) -> None:
     setattr(layer.module, norm, None)
 
 
+def rotate_reader(linear: nn.Linear, weight: Tensor) -> None:
+    """Gives a matrix that reads the residual stream its columns [rows, k] for k directions of it."""
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.in_features = weight.shape[1]
+
+
+def rotate_writer(linear: nn.Linear, basis: Tensor) -> None:
+    """Lets a matrix (and its bias) write into the k directions `basis` [hidden, k] of the residual stream alone."""
+    linear.weight = nn.Parameter(basis.T @ linear.weight, requires_grad=False)
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(basis.T @ linear.bias, requires_grad=False)
+    linear.out_features = basis.shape[1]
+
+
 def unit_slots(kept: tuple[int, ...], slots_per_unit: int) -> Tensor:
     """Row or column numbers of the units, [len(kept) * slots_per_unit]."""
     starts = torch.tensor(kept, dtype=torch.long) * slots_per_unit

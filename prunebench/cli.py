@@ -32,6 +32,7 @@ class Method(StrEnum):
     block_influence = "block_influence"
     greedy_kl = "greedy_kl"
     evolutionary_depth = "evolutionary_depth"
+    hidden_slice = "hidden_slice"
 
 
 class Arrivals(StrEnum):

@@ -6,6 +6,7 @@ from compressors.methods import (
     block_influence,
     evolutionary_depth,
     greedy_depth,
+    hidden_slice,
     magnitude,
     random_units,
     wanda_sp,
@@ -20,5 +21,6 @@ REGISTRY = Registry(
         block_influence.METHOD,
         greedy_depth.METHOD,
         evolutionary_depth.METHOD,
+        hidden_slice.METHOD,
     )
 )

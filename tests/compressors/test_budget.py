@@ -9,8 +9,8 @@ from artifacts.variant import Unit
 from compressors.budget import Budget, Dimensions, budget_for, default_multiple
 from compressors.depth import DepthUnit
 
-BASE = Dimensions(layers=5, kv_heads=4, ffn_width=172)
-WIDE = Dimensions(layers=32, kv_heads=8, ffn_width=14336)
+BASE = Dimensions(layers=5, kv_heads=4, ffn_width=172, hidden_size=64)
+WIDE = Dimensions(layers=32, kv_heads=8, ffn_width=14336, hidden_size=4096)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_kept_units(
 ) -> None:
     layers, kv_heads, ffn_width = expected
     removed: dict[DepthUnit, int] = {"layers": 5 - layers} if "layers" in units else {}
-    budget = Budget(kv_heads=kv_heads, ffn_width=ffn_width, multiple_of=multiple, removed=removed)
+    budget = Budget(kv_heads=kv_heads, ffn_width=ffn_width, hidden_size=64, multiple_of=multiple, removed=removed)
     assert budget_for(ratio, units, BASE, multiple) == budget, sentence
 
 

@@ -124,12 +124,12 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
 def test_every_method_is_found_by_name_and_by_config() -> None:
     assert REGISTRY.names == (
         *("random", "magnitude", "wanda_sp", "block_influence"),
-        *("greedy_kl", "evolutionary_depth"),
+        *("greedy_kl", "evolutionary_depth", "hidden_slice"),
     )
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
-        assert (method.rank_width is None) != (method.select_depth is None)
+        assert [method.rank_width, method.select_depth, method.find_basis].count(None) == 2
         assert method.paper and method.units
     assert REGISTRY.named("magnitude").resolved_config == {"order": 2}
 

@@ -22,7 +22,7 @@ from compressors.source import load_model, load_tokenizer, open_source, read_con
 def test_every_family_opens(family: str, tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / family, family)
     source = open_source(str(folder))
-    assert source.dimensions == Dimensions(layers=3, kv_heads=4, ffn_width=48)
+    assert source.dimensions == Dimensions(layers=3, kv_heads=4, ffn_width=48, hidden_size=64)
     assert source.architecture == type(build_model(family)).__name__
     assert source.name == family and source.folder == folder
     assert source.sha256 == sha256_of_folder(folder, "*.safetensors")
