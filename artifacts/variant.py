@@ -91,6 +91,14 @@ class CalibrationRef(Document):
     seed: int
 
 
+class StepRef(Document):
+    """A compression that went before the last one; `nominal` is the ratio it was asked for."""
+
+    method: MethodRef
+    calibration: CalibrationRef | None
+    nominal: float = Field(gt=0, lt=1)
+
+
 class QualityRecord(Document):
     """One measured quality value with all that makes it comparable."""
 
@@ -119,6 +127,7 @@ class VariantManifest(Document):
     base: BaseModelRef
     method: MethodRef
     calibration: CalibrationRef | None
+    earlier: tuple[StepRef, ...] = Field(default=(), description="the steps before the last, of a chain")
     layers: tuple[LayerShape, ...]
     hidden_size: int | None = Field(default=None, description="width of the residual stream; null in older manifests")
     footprint: Footprint
