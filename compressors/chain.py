@@ -126,9 +126,7 @@ def _step(manifest: VariantManifest) -> StepRef:
 def _seen_from_the_first(base: tuple[LayerShape, ...], later: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
     """`later` has an entry for each layer that is present in `base`; the answer one for each of `base`."""
     shapes = iter(later)
-    return tuple(
-        next(shapes).model_copy(update={"index": layer.index}) if layer.present else layer for layer in base
-    )
+    return tuple(next(shapes).model_copy(update={"index": layer.index}) if layer.present else layer for layer in base)
 
 
 def _total(costs: Sequence[CompressionCost]) -> CompressionCost:

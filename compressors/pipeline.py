@@ -25,6 +25,7 @@ from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.budget import Budget, budget_for, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.card import ResourceCard, Workload, resource_card
 from compressors.depth import DepthEvidence
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
@@ -32,8 +33,9 @@ from compressors.manifest import Making, Stopwatch, describe_variant, shapes_aft
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.registry import Method
 from compressors.relabel import stock_config
-from compressors.request import CompressionRequest, resolve_compensation, resolve_method
+from compressors.request import CompressionRequest, require_device, resolve_compensation, resolve_method
 from compressors.sequential import PruningJob, prune_blocks
+from compressors.shards import stored_tensors
 from compressors.skeleton import Skeleton
 from compressors.slicing import HiddenCut, SlicedEnds, narrowed_config, slice_blocks
 from compressors.source import Source, load_tokenizer, open_source
@@ -42,6 +44,11 @@ from compressors.verify import verify_in_fresh_process
 from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
 Verifier = Callable[[Path], None]
+Announcer = Callable[[ResourceCard], None]
+
+
+def unannounced(card: ResourceCard) -> None:
+    """For callers that do not read the card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +68,12 @@ class Task:
 
 
 def compress(
-    request: CompressionRequest, progress: Progress = silent, verify: Verifier = verify_in_fresh_process
+    request: CompressionRequest,
+    progress: Progress = silent,
+    verify: Verifier = verify_in_fresh_process,
+    announce: Announcer = unannounced,
 ) -> VariantManifest:
-    """Writes the variant directory `request.out` and returns its manifest.
+    """Writes the variant directory `request.out` and returns its manifest. `announce` gets the resource card first.
 
     After a kill or Ctrl-C the same request goes on from the first block that is missing and gives the same bytes.
     Raises ConfigError, CheckpointError, UnsupportedModel or CompressionError; then nothing is left at `request.out`.
@@ -73,6 +83,7 @@ def compress(
     with watch.stage("calibrate", progress):
         calibration = _draw_calibration(task)
     windows = None if calibration is None else calibration.windows
+    announce(resource_card(stored_tensors(task.source.folder), _workload(task, windows)))
     unfinished = resumable_directory(request.out, _key(task, windows), keep_unfinished=request.keep_unfinished)
     with unfinished as workspace, torch.no_grad():
         making = _make(task, calibration, workspace, watch, progress)
@@ -89,6 +100,7 @@ def compress(
 def _resolve(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
     compensate = resolve_compensation(request, method)
+    require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
     budget = budget_for(request.ratio, units, source.dimensions, request.multiple_of)
@@ -136,7 +148,7 @@ def _make_sliced(
     assert method.find_basis is not None
     with watch.stage("allocate", progress):
         basis = method.find_basis(method.config, half_states(model, windows))[:, : task.budget.hidden_size]
-    cut = HiddenCut(basis.float(), source.dtype)
+    cut = HiddenCut(basis.float().to(model.device), source.dtype)
     job = _job(task, uniform_allocation(task.budget, source.dimensions))
     narrowed = narrowed_config(model.config, cut.hidden_size)
     plan = whole_plan(job.allocation)
@@ -172,6 +184,21 @@ def _making(
         calibration=None if calibration is None else calibration.reference,
         layers=layers,
         architecture=str(config.architectures[0]),
+    )
+
+
+def _workload(task: Task, windows: Tensor | None) -> Workload:
+    job, config = _job(task, ()), task.source.config
+    looks = windows is not None and job.wants_streams
+    return Workload(
+        tokens=windows.numel() if looks and windows is not None else 0,
+        window_tokens=task.request.window_tokens,
+        hidden=config["hidden_size"],
+        ffn_width=config["intermediate_size"],
+        attention_width=config["num_attention_heads"] * config["head_dim"],
+        streams=looks * (1 + job.wants_products),
+        products=looks and job.wants_products,
+        second_order=looks and task.method.needs == "gram",
     )
 
 

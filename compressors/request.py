@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.budget import require_ratio
@@ -55,6 +57,12 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
     if method.needs_calibration and request.calibration is None:
         raise ConfigError(f"Method {method.name} needs calibration text. Give --calibration FILE or a hub dataset.")
     return method, units
+
+
+def require_device(device: Device) -> None:
+    """Raises ConfigError for a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but PyTorch sees no CUDA device here. Use --device cpu.")
 
 
 def resolve_compensation(request: CompressionRequest, method: Method) -> bool:

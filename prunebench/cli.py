@@ -35,6 +35,11 @@ class Method(StrEnum):
     hidden_slice = "hidden_slice"
 
 
+class DeviceName(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class Arrivals(StrEnum):
     constant = "constant"
     poisson = "poisson"
@@ -68,6 +73,11 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
+    map_states: Annotated[
+        bool,
+        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+    ] = False,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
@@ -75,7 +85,7 @@ def compress(
     """
     from compressors.pipeline import compress as run_compress
     from compressors.request import CompressionRequest
-    from prunebench.console import print_result, show_progress
+    from prunebench.console import note, print_result, show_progress
 
     request = CompressionRequest(
         model=model,
@@ -88,9 +98,11 @@ def compress(
         seed=seed,
         multiple_of=multiple_of,
         compensate=compensate,
+        device=device.value,
+        map_states=map_states,
     )
     with show_progress() as progress:
-        manifest = run_compress(request, progress)
+        manifest = run_compress(request, progress, announce=lambda card: note("\n".join(card.lines())))
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 

@@ -61,6 +61,7 @@ def refuse(request: CompressionRequest, error: type[PrunebenchError], fragment: 
         ({"method": "obs"}, "method 'obs' is unknown"),
         ({"method": "random", "units": ("layers",)}, "Method random cannot prune layers. Its units are ffn, kv"),
         ({"units": ("layers",)}, "Method wanda_sp cannot prune layers. Its units are ffn, kv"),
+        ({"device": "cuda"}, "sees no CUDA device here"),
         ({"units": ()}, "cannot prune nothing"),
         ({"method": "block_influence", "units": ("ffn",)}, "cannot prune ffn. Its units are layers"),
         ({"calibration": None}, "Method wanda_sp needs calibration text"),
