@@ -29,7 +29,7 @@ from artifacts.variant import (
     load_variant,
 )
 from compressors.methods import REGISTRY
-from compressors.pipeline import Verifier, compress
+from compressors.pipeline import Announcer, Verifier, compress, unannounced
 from compressors.request import CompressionRequest, resolve_compensation, resolve_method
 from compressors.source import open_source
 from compressors.verify import verify_in_fresh_process
@@ -37,20 +37,25 @@ from compressors.workspace import Workspace, resumable_directory
 
 
 def compress_chain(
-    requests: Sequence[CompressionRequest], progress: Progress = silent, verify: Verifier = verify_in_fresh_process
+    requests: Sequence[CompressionRequest],
+    progress: Progress = silent,
+    verify: Verifier = verify_in_fresh_process,
+    announce: Announcer = unannounced,
 ) -> VariantManifest:
     """Writes the variant directory named by the first request's `out` and returns its manifest.
 
-    `model` and `out` of the later requests are not looked at; repair that was asked for is left out of steps that leave
-    nothing to repair. After a kill or Ctrl-C the same requests go on from the first unfinished step. Raises what
-    `compress` raises; then nothing is left at `out`.
+    One request alone is a plain compression. `model` and `out` of the later requests are not looked at; repair that was
+    asked for is left out of steps that leave nothing to repair. After a kill or Ctrl-C the same requests go on from the
+    first unfinished step. Raises what `compress` raises; then nothing is left at `out`.
     """
+    if len(requests) == 1:
+        return compress(requests[0], progress, verify, announce)
     steps = [_fitted(request) for request in requests]
     final = steps[0].out
     require_free_name(final)
     unfinished = resumable_directory(final, _key(steps), keep_unfinished=steps[0].keep_unfinished)
     with unfinished as workspace:
-        manifests = _run(steps, workspace, progress, verify)
+        manifests = _run(steps, workspace, progress, verify, announce)
         joined = join_manifests(manifests, final.name)
         joined.save(workspace.result / MANIFEST_NAME)
     return joined
@@ -85,7 +90,11 @@ def _fitted(request: CompressionRequest) -> CompressionRequest:
 
 
 def _run(
-    steps: Sequence[CompressionRequest], workspace: Workspace, progress: Progress, verify: Verifier
+    steps: Sequence[CompressionRequest],
+    workspace: Workspace,
+    progress: Progress,
+    verify: Verifier,
+    announce: Announcer,
 ) -> list[VariantManifest]:
     """Every step's manifest; the last step's files are the workspace's result."""
     manifests: list[VariantManifest] = []
@@ -95,7 +104,8 @@ def _run(
         if is_variant(out):
             manifests.append(load_variant(out))
         else:
-            manifests.append(compress(replace(step, model=model, out=out), _numbered(progress, number), verify))
+            asked = replace(step, model=model, out=out)
+            manifests.append(compress(asked, _numbered(progress, number), verify, announce))
         model = str(out)
     return manifests
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -78,12 +79,21 @@ def compress(
         bool,
         typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
     ] = False,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD:RATIO[:UNITS]", help="A further step on what is left; may be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
+
+    Depth, then width: prunebench compress MODEL --out both --method greedy_kl --ratio 0.1 --then wanda_sp:0.25:ffn
+    --calibration text.txt. Calibration, seed and the other options hold for every step; the result's ratios count all.
     """
-    from compressors.pipeline import compress as run_compress
+    from compressors.chain import compress_chain
     from compressors.request import CompressionRequest
     from prunebench.console import note, print_result, show_progress
 
@@ -102,7 +112,8 @@ def compress(
         map_states=map_states,
     )
     with show_progress() as progress:
-        manifest = run_compress(request, progress, announce=lambda card: note("\n".join(card.lines())))
+        steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]
+        manifest = compress_chain(steps, progress, announce=lambda card: note("\n".join(card.lines())))
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 
@@ -250,6 +261,16 @@ def parse_units(text: str | None) -> tuple[Unit, ...] | None:
             f"--units {text!r} is not a list of units. Allowed: {', '.join(known)}, and pairs as in 'ffn,kv'."
         )
     return tuple(known[name] for name in names)
+
+
+def parse_step(text: str) -> dict[str, Any]:
+    """'greedy_kl:0.2:layers' → the fields in which a further step differs. Raises ConfigError for anything else."""
+    method, _, rest = text.partition(":")
+    ratio, _, units = rest.partition(":")
+    try:
+        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None)}
+    except ValueError as error:
+        raise ConfigError(f"--then {text!r} is not METHOD:RATIO[:UNITS], as in greedy_kl:0.2:layers.") from error
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from artifacts.errors import ConfigError
 from compressors.methods import REGISTRY
-from prunebench.cli import Method, parse_units
+from prunebench.cli import Method, parse_step, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
 VERBS = ("compress", "evaluate", "serve", "loadtest", "report", "demo")
@@ -59,6 +59,45 @@ def test_units(given: str | None, units: tuple[str, ...] | None) -> None:
 def test_units_that_are_none(given: str) -> None:
     with pytest.raises(ConfigError, match="Allowed: ffn, kv"):
         parse_units(given)
+
+
+def test_units_of_the_residual_stream_and_of_halves() -> None:
+    assert parse_units("attention_sublayers, ffn_sublayers") == ("attention_sublayers", "ffn_sublayers")
+    assert parse_units("hidden") == ("hidden",)
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "ratio", "units"),
+    [
+        ("wanda_sp:0.5", "wanda_sp", 0.5, None),
+        ("wanda_sp:0.5:ffn,kv", "wanda_sp", 0.5, ("ffn", "kv")),
+        ("greedy_kl:0.1:attention_sublayers", "greedy_kl", 0.1, ("attention_sublayers",)),
+    ],
+)
+def test_a_further_step(given: str, method: str, ratio: float, units: tuple[str, ...] | None) -> None:
+    assert parse_step(given) == {"method": method, "ratio": ratio, "units": units}
+
+
+@pytest.mark.parametrize("given", ["", "wanda_sp", "wanda_sp:half", "wanda_sp::ffn"])
+def test_steps_that_are_none(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not METHOD:RATIO\[:UNITS\]"):
+        parse_step(given)
+
+
+def test_depth_then_width(verb: Verb, tmp_path: Path, text: Path) -> None:
+    out = tmp_path / "both"
+    made = verb(
+        *("compress", MODEL, "--out", out, "--method", "block_influence", "--ratio", 0.25),
+        *("--then", "wanda_sp:0.5:ffn", "--calibration", text, "--calibration-tokens", 1024),
+    )
+    assert made.code == 0, made.stderr
+    config = json.loads((out / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["intermediate_size"]) == (6, 384)
+    assert made.result["ratios"]["kv_bytes_per_token"] == 0.25
+    refused = verb(
+        "compress", MODEL, "--out", tmp_path / "c", "--method", "random", "--ratio", 0.2, "--then", "flip:0.1"
+    )
+    assert refused.code == 2 and "method 'flip' is unknown" in refused.stderr
 
 
 def test_compress_then_evaluate_and_record(verb: Verb, tmp_path: Path, text: Path) -> None:
