@@ -117,7 +117,7 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
 
 
 def test_every_method_is_found_by_name_and_by_config() -> None:
-    assert REGISTRY.names == ("random", "magnitude", "wanda_sp", "block_influence")
+    assert {"random", "magnitude", "wanda_sp", "flap", "taylor", "obs", "modegpt_mlp", "prunenet"} < set(REGISTRY.names)
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
@@ -127,5 +127,5 @@ def test_every_method_is_found_by_name_and_by_config() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'flap' is unknown\. Known methods are random, magnitude"):
-        REGISTRY.named("flap")
+    with pytest.raises(ConfigError, match=r"'slice' is unknown\. Known methods are random, magnitude"):
+        REGISTRY.named("slice")
