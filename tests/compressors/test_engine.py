@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
+from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
 from tests.engine_process import engine, reference_greedy, served_greedy
 
