@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from compressors.footprint import footprint_of_folder
 from tests.compressors.tiny_models import save_tokenizer
 from tests.engine_process import cache_capacity_tokens, engine, reference_greedy, served_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, EVERYTHING, MIXED, Kept, cut, dense
@@ -32,7 +33,8 @@ def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path) -> No
     model = cut(dense(case, len(kept)), kept, CASES[case][0])
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    kv_bytes_per_token = sum(2 * len(layer.kv) * 32 * 4 for layer in kept)
+    footprint = footprint_of_folder(tmp_path, tied=model.config.tie_word_embeddings)
+    assert footprint.kv_bytes_per_token == sum(2 * len(layer.kv) * 32 * 4 for layer in kept)
     with engine(tmp_path, "--max-model-len", "128") as sock:
         capacity_tokens, block_tokens = cache_capacity_tokens(sock)
         for prompt in PROMPTS:
@@ -40,5 +42,5 @@ def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path) -> No
             expected, expected_logprobs = reference_greedy(model, prompt, NEW_TOKENS)
             assert served == expected
             assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
-    room_tokens = GIGABYTE / kv_bytes_per_token
+    room_tokens = GIGABYTE / footprint.kv_bytes_per_token
     assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
