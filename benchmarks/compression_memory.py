@@ -84,7 +84,7 @@ def measure(model: str, method: str, compensate: str, out: str) -> None:
         calibration=f"{model}/text.txt",
         calibration_tokens=TOKENS,
         window_tokens=WINDOW_TOKENS,
-        compensate=compensate == "True",
+        repair="ridge" if compensate == "True" else "none",
     )
     manifest = pipeline.compress(request, verify=lambda folder: None, announce=cards.append)
     card = cards[0]

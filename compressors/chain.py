@@ -30,7 +30,7 @@ from artifacts.variant import (
 )
 from compressors.methods import REGISTRY
 from compressors.pipeline import Announcer, Verifier, compress, unannounced
-from compressors.request import CompressionRequest, resolve_compensation, resolve_method
+from compressors.request import CompressionRequest, resolve_method, resolve_repair
 from compressors.source import open_source
 from compressors.verify import verify_in_fresh_process
 from compressors.workspace import Workspace, resumable_directory
@@ -81,9 +81,9 @@ def join_manifests(manifests: Sequence[VariantManifest], name: str) -> VariantMa
 def _fitted(request: CompressionRequest) -> CompressionRequest:
     """Raises ConfigError for what no step can be asked for, before any step runs."""
     if not REGISTRY.named(request.method).can_be_repaired:
-        request = replace(request, compensate=None)
+        request = replace(request, repair=None)
     method, _ = resolve_method(request)
-    resolve_compensation(request, method)
+    resolve_repair(request, method)
     if request.ratio == 0:
         raise ConfigError("A step of ratio 0 does nothing. Leave it out or give a ratio above 0.")
     return request

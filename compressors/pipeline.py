@@ -33,7 +33,8 @@ from compressors.manifest import Making, Stopwatch, describe_variant, shapes_aft
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.registry import Method
 from compressors.relabel import stock_config
-from compressors.request import CompressionRequest, require_device, resolve_compensation, resolve_method
+from compressors.repair import Repair
+from compressors.request import CompressionRequest, require_device, resolve_method, resolve_repair
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.shards import stored_tensors
 from compressors.skeleton import Skeleton
@@ -58,13 +59,13 @@ class Task:
     request: CompressionRequest
     method: Method
     units: tuple[Unit, ...]
-    compensate: bool
+    repair: Repair
     source: Source
     budget: Budget
 
     @property
     def needs_text(self) -> bool:
-        return self.method.needs_calibration or self.compensate
+        return self.method.needs_calibration or self.repair != "none"
 
 
 def compress(
@@ -99,12 +100,12 @@ def compress(
 
 def _resolve(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
-    compensate = resolve_compensation(request, method)
+    repair = resolve_repair(request, method)
     require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
     budget = budget_for(request.ratio, units, source.dimensions, request.multiple_of)
-    return Task(request=request, method=method, units=units, compensate=compensate, source=source, budget=budget)
+    return Task(request=request, method=method, units=units, repair=repair, source=source, budget=budget)
 
 
 def _make(
@@ -159,7 +160,7 @@ def _make_sliced(
     blocks = BlockFolder(workspace.blocks, skeleton, dtypes, model.device)
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
-        slice_blocks(model, cut, skeleton, blocks, plan, progress, windows if task.compensate else None, states)
+        slice_blocks(model, cut, skeleton, blocks, plan, progress, windows if task.repair == "ridge" else None, states)
     with watch.stage("export", progress):
         assemble_weights(SlicedEnds(model, cut), blocks, plan.kept_layers, out)
         write_config(config, out)
@@ -229,7 +230,7 @@ def _job(task: Task, allocation: Allocation) -> PruningJob:
         method=task.method,
         units=task.units,
         allocation=allocation,
-        compensate=task.compensate,
+        repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
     )

@@ -13,6 +13,7 @@ from artifacts.variant import Unit
 from compressors.budget import require_ratio
 from compressors.methods import REGISTRY
 from compressors.registry import Method
+from compressors.repair import Repair
 
 Device = Literal["cpu", "cuda"]
 
@@ -21,7 +22,7 @@ Device = Literal["cpu", "cuda"]
 class CompressionRequest:
     """What a user asks for.
 
-    `units` None is the method's first kind; `compensate` None repairs when calibration text is given and the method
+    `units` None is the method's first kind; `repair` None is ridge when calibration text is given and the method
     prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `map_states` keeps the calibration
     hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished blocks behind on
     Ctrl-C, for the same request to go on from.
@@ -37,7 +38,7 @@ class CompressionRequest:
     window_tokens: int = 256
     seed: int = 0
     multiple_of: int | None = None
-    compensate: bool | None = None
+    repair: Repair | None = None
     device: Device = "cpu"
     map_states: bool = False
     keep_unfinished: bool = True
@@ -65,12 +66,14 @@ def require_device(device: Device) -> None:
         raise ConfigError("device is cuda, but PyTorch sees no CUDA device here. Use --device cpu.")
 
 
-def resolve_compensation(request: CompressionRequest, method: Method) -> bool:
-    """Whether consumers are refitted. Raises ConfigError if that was asked for and cannot be."""
-    if request.compensate is None:
-        return method.can_be_repaired and request.calibration is not None
-    if request.compensate and not method.can_be_repaired:
+def resolve_repair(request: CompressionRequest, method: Method) -> Repair:
+    """What is done to cut consumers. Raises ConfigError if a repair was asked for and cannot be."""
+    if request.repair is None:
+        return "ridge" if method.can_be_repaired and request.calibration is not None else "none"
+    if request.repair != "none" and not method.can_be_repaired:
         raise ConfigError(f"Method {method.name} removes layers, which leaves nothing to refit. Use --no-compensate.")
-    if request.compensate and request.calibration is None:
+    if request.repair == "bias" and method.rank_width is None:
+        raise ConfigError(f"Method {method.name} can be repaired by ridge only. Use --repair ridge or none.")
+    if request.repair != "none" and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")
-    return request.compensate
+    return request.repair

@@ -14,6 +14,7 @@ from artifacts.errors import ConfigError, PrunebenchError
 
 if TYPE_CHECKING:
     from artifacts.variant import Unit
+    from compressors.repair import Repair
 
 app = typer.Typer(
     name="prunebench",
@@ -30,10 +31,21 @@ class Method(StrEnum):
     random = "random"
     magnitude = "magnitude"
     wanda_sp = "wanda_sp"
+    flap = "flap"
+    taylor = "taylor"
+    modegpt_mlp = "modegpt_mlp"
+    prunenet = "prunenet"
+    obs = "obs"
     block_influence = "block_influence"
     greedy_kl = "greedy_kl"
     evolutionary_depth = "evolutionary_depth"
     hidden_slice = "hidden_slice"
+
+
+class RepairName(StrEnum):
+    none = "none"
+    ridge = "ridge"
+    bias = "bias"
 
 
 class DeviceName(StrEnum):
@@ -47,6 +59,17 @@ class Arrivals(StrEnum):
 
 
 Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet (an empty one is fine).")]
+UnitNames = Annotated[
+    str | None,
+    typer.Option(
+        help="ffn, kv, layers, attention_sublayers, ffn_sublayers or hidden; 'ffn,kv' is both. "
+        "Default: what the method is for."
+    ),
+]
+Steps = Annotated[
+    list[str] | None,
+    typer.Option(metavar="METHOD:RATIO[:UNITS]", help="A further step on what is left; may be given several times."),
+]
 
 
 @app.command()
@@ -55,13 +78,7 @@ def compress(
     out: Folder,
     method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
     ratio: Annotated[float, typer.Option(help="Share of each chosen kind of unit to remove, in [0, 1).")],
-    units: Annotated[
-        str | None,
-        typer.Option(
-            help="ffn, kv, layers, attention_sublayers, ffn_sublayers or hidden; 'ffn,kv' is both. "
-            "Default: what the method is for."
-        ),
-    ] = None,
+    units: UnitNames = None,
     calibration: Annotated[
         str | None, typer.Option(help="Text file or hub dataset. Not the text you evaluate on.")
     ] = None,
@@ -74,17 +91,15 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    repair: Annotated[
+        RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: Annotated[
         bool,
         typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
     ] = False,
-    then: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METHOD:RATIO[:UNITS]", help="A further step on what is left; may be given several times."
-        ),
-    ] = None,
+    then: Steps = None,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
@@ -107,7 +122,7 @@ def compress(
         calibration_tokens=calibration_tokens,
         seed=seed,
         multiple_of=multiple_of,
-        compensate=compensate,
+        repair=chosen_repair(compensate, repair),
         device=device.value,
         map_states=map_states,
     )
@@ -246,6 +261,17 @@ def demo(
     print_result(result)
     if not result["valid"]:
         raise typer.Exit(1)
+
+
+def chosen_repair(compensate: bool | None, repair: RepairName | None) -> Repair | None:
+    """What the two options together say; None leaves it to the method. Raises ConfigError if they contradict."""
+    if repair is None:
+        return None if compensate is None else "ridge" if compensate else "none"
+    if compensate is not None and compensate != (repair is not RepairName.none):
+        raise ConfigError(
+            f"--{'' if compensate else 'no-'}compensate and --repair {repair.value} contradict. Give one of the two."
+        )
+    return repair.value
 
 
 def parse_units(text: str | None) -> tuple[Unit, ...] | None:

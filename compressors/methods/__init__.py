@@ -5,22 +5,23 @@ from __future__ import annotations
 from compressors.methods import (
     block_influence,
     evolutionary_depth,
+    flap,
     greedy_depth,
     hidden_slice,
     magnitude,
+    modegpt_mlp,
+    obs,
+    prunenet,
     random_units,
+    taylor,
     wanda_sp,
 )
 from compressors.registry import Registry
 
 REGISTRY = Registry(
-    (
-        random_units.METHOD,
-        magnitude.METHOD,
-        wanda_sp.METHOD,
-        block_influence.METHOD,
-        greedy_depth.METHOD,
-        evolutionary_depth.METHOD,
-        hidden_slice.METHOD,
+    module.METHOD
+    for module in (
+        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
+        *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
     )
 )

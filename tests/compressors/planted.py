@@ -7,12 +7,12 @@ from random import Random
 from typing import Any
 
 import torch
-from resident import ResidentModel
 from tiny_models import build_model, random_windows
 
 from compressors.arch import LayerView
 from compressors.depth import DepthEvidence, DepthUnit
 from compressors.plan import LayerBudget
+from compressors.resident import ResidentModel
 
 FULL = LayerBudget(kv_groups=4, ffn_channels=48)
 

@@ -111,8 +111,8 @@ def test_one_step_is_a_plain_compression(width: CompressionRequest, tmp_path: Pa
 
 
 def test_repair_is_asked_of_the_steps_that_can(depth: CompressionRequest, width: CompressionRequest) -> None:
-    manifest = made([replace(depth, compensate=True), replace(width, compensate=True)])
-    assert manifest.method.compensate and not manifest.earlier[0].method.compensate
+    manifest = made([replace(depth, repair="ridge"), replace(width, repair="ridge")])
+    assert (manifest.method.repair, manifest.earlier[0].method.repair) == ("ridge", "none")
 
 
 def test_hidden_and_width(width: CompressionRequest) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from planted import FULL, cancelling_pair, depth_evidence, silence
-from resident import ResidentModel
 from tiny_models import FAMILIES, build_model, random_windows
 
 from compressors.depth import DEPTH_UNITS, DepthEvidence, DepthUnit, Protection, Removal, without
@@ -21,6 +20,7 @@ from compressors.methods.block_influence import block_influence, influences
 from compressors.methods.evolutionary_depth import Pool
 from compressors.methods.greedy_depth import GreedyDepthConfig
 from compressors.plan import Allocation, LayerBudget
+from compressors.resident import ResidentModel
 from compressors.streams import half_states, hidden_states
 
 METHODS = ("block_influence", "greedy_kl", "evolutionary_depth")

@@ -21,6 +21,7 @@ from compressors.arch import LayerView
 from compressors.methods.hidden_slice import HiddenSliceConfig, find_basis
 from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
+from compressors.repair import Repair
 from compressors.request import CompressionRequest
 from compressors.slicing import HiddenCut, slice_layer
 from compressors.source import read_config
@@ -29,6 +30,7 @@ from compressors.verify import verify_variant
 from compressors.workspace import BlockFolder
 
 WIDTH, INNER = 64, 40
+REPAIRS: tuple[Repair, ...] = ("none", "ridge")
 
 
 def made(model: Path, text: Path, ratio: float = 0.375, **changes: Any) -> VariantManifest:
@@ -42,7 +44,7 @@ def made(model: Path, text: Path, ratio: float = 0.375, **changes: Any) -> Varia
         calibration_tokens=1024,
         window_tokens=16,
         multiple_of=1,
-        compensate=False,
+        repair="none",
     )
     return compress(replace(request, **changes), verify=verify_variant)
 
@@ -155,13 +157,13 @@ def test_one_writer_outside_the_subspace_shows(layer: int, half: str, tmp_path: 
         ("qwen3", "Qwen3ForCausalLM", "takes any hidden size"),
     ],
 )
-@pytest.mark.parametrize("compensate", [False, True])
+@pytest.mark.parametrize("repair", REPAIRS)
 def test_every_family_loads_as_stock(
-    family: str, architecture: str, sentence: str, compensate: bool, tmp_path: Path, long_text: Path
+    family: str, architecture: str, sentence: str, repair: Repair, tmp_path: Path, long_text: Path
 ) -> None:
     """`verify_variant` compares logits, shapes and ratios; here the label, the ties and every tensor's shape."""
     model = save_checkpoint(tmp_path / "dense", family)
-    manifest = made(model, long_text, compensate=compensate)
+    manifest = made(model, long_text, repair=repair)
     config, before = read_config(tmp_path / "variant"), read_config(model)
     assert config["architectures"] == [architecture] == [manifest.architecture], sentence
     assert (config["hidden_size"], config["head_dim"], config["tie_word_embeddings"]) == (40, 32, False)
@@ -184,7 +186,7 @@ def test_a_head_count_that_does_not_divide_is_labelled_mistral(tmp_path: Path, l
 
 def test_ratio_zero_is_bit_identical_and_stays_tied(tmp_path: Path, long_text: Path) -> None:
     model = save_checkpoint(tmp_path / "dense")
-    manifest = made(model, long_text, 0.0, compensate=None)
+    manifest = made(model, long_text, 0.0, repair=None)
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "variant"))
     assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
     assert manifest.ratios.params_total == 0 and manifest.hidden_size == 64
@@ -215,7 +217,7 @@ def test_the_basis_is_orthonormal_and_ordered() -> None:
 def test_a_finished_block_is_not_made_again(tmp_path: Path, long_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after two blocks, with repair: the same bytes as without the interruption."""
     model = save_checkpoint(tmp_path / "dense")
-    whole = made(model, long_text, compensate=True, out=tmp_path / "whole")
+    whole = made(model, long_text, repair="ridge", out=tmp_path / "whole")
     keep, kept = BlockFolder.keep, []
 
     def interrupted(self: BlockFolder, index: int, *rest: Any) -> None:
@@ -226,9 +228,9 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, long_text: Path, mon
 
     monkeypatch.setattr(BlockFolder, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        made(model, long_text, compensate=True)
+        made(model, long_text, repair="ridge")
     kept.append(-1)
-    resumed = made(model, long_text, compensate=True)
+    resumed = made(model, long_text, repair="ridge")
     assert kept == [0, 1, -1, 2] and resumed.checksums == whole.checksums
 
 
@@ -239,6 +241,7 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, long_text: Path, mon
         ({"ratio": 0.001}, "rounds to no removed unit (hidden size 64"),
         ({"units": ("ffn",)}, "cannot prune ffn. Its units are hidden"),
         ({"calibration": None}, "needs calibration text"),
+        ({"repair": "bias"}, "can be repaired by ridge only"),
     ],
 )
 def test_refused(changes: dict[str, Any], fragment: str, model_folder: Path, long_text: Path) -> None:
@@ -262,9 +265,9 @@ def test_repair_pays_on_a_trained_model(stories: Callable[[str], Path], tmp_path
     for name, part in (("calibration.txt", documents[::2]), ("evaluation.txt", documents[1:60:2])):
         (tmp_path / name).write_text("\n<|endoftext|>\n".join(part))
     losses = {}
-    for compensate in (False, True):
-        out = tmp_path / f"variant-{compensate}"
+    for repair in REPAIRS:
+        out = tmp_path / f"variant-{repair}"
         model, text = stories("models/stories260K"), tmp_path / "calibration.txt"
-        made(model, text, 0.25, out=out, compensate=compensate, calibration_tokens=8192, window_tokens=256)
-        losses[compensate] = evaluate(EvaluationRequest(model=out, text=tmp_path / "evaluation.txt")).loss_nats
-    assert losses[True] < losses[False] - 0.2, losses
+        made(model, text, 0.25, out=out, repair=repair, calibration_tokens=8192, window_tokens=256)
+        losses[repair] = evaluate(EvaluationRequest(model=out, text=tmp_path / "evaluation.txt")).loss_nats
+    assert losses["ridge"] < losses["none"] - 0.2, losses
