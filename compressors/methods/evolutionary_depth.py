@@ -58,16 +58,34 @@ class Pool:
         return frozenset(child)
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Remembers what it has measured: parents come back in every generation, and small searches repeat themselves."""
+
+    evidence: DepthEvidence
+    bench: DivergenceBench
+    known: dict[tuple[Choice, int], float] = field(default_factory=dict)
+
+    def best(self, lot: Sequence[Choice], tokens: int, survivors: int) -> list[Choice]:
+        """Of equals the earlier ones."""
+        if len(lot) <= survivors:
+            return list(lot)
+        tokens = min(tokens, self.bench.tokens)
+        new = [choice for choice in lot if (choice, tokens) not in self.known]
+        found = self.bench.divergences([self.evidence.without(choice) for choice in new], max_tokens=tokens)
+        self.known.update({(choice, tokens): value for choice, value in zip(new, found, strict=True)})
+        return sorted(lot, key=lambda choice: self.known[choice, tokens])[:survivors]
+
+
 def select(config: EvolutionaryDepthConfig, evidence: DepthEvidence) -> Allocation:
     options = {kind: evidence.removable(kind, config.protection) for kind in evidence.removed}
-    pool, bench = Pool(options, dict(evidence.removed)), evidence.bench()
-    starts = [pool.draw(evidence.random) for _ in range(config.initial)]
-    parent = _survivor(None, starts, config, evidence, bench)
+    pool, judge = Pool(options, dict(evidence.removed)), Judge(evidence, evidence.bench())
+    parent = _survivor(None, [pool.draw(evidence.random) for _ in range(config.initial)], config, judge)
     idle = 0
     for generation in range(config.generations):
         evidence.progress("allocate", generation, config.generations)
         children = [pool.mutate(parent, config.swaps, evidence.random) for _ in range(config.offspring)]
-        best = _survivor(parent, children, config, evidence, bench)
+        best = _survivor(parent, children, config, judge)
         idle = idle + 1 if best == parent else 0
         parent = best
         if idle >= config.patience:
@@ -76,28 +94,14 @@ def select(config: EvolutionaryDepthConfig, evidence: DepthEvidence) -> Allocati
 
 
 def _survivor(
-    parent: Choice | None,
-    challengers: Sequence[Choice],
-    config: EvolutionaryDepthConfig,
-    evidence: DepthEvidence,
-    bench: DivergenceBench,
+    parent: Choice | None, challengers: Sequence[Choice], config: EvolutionaryDepthConfig, judge: Judge
 ) -> Choice:
-    """The best after all screens; equals keep their order, the parent first."""
+    """The best after all screens; the parent is measured against the last screen's."""
     lot = [choice for choice in dict.fromkeys(challengers) if choice != parent]
     for tokens, survivors in config.screens[:-1]:
-        lot = _best(lot, tokens, survivors, evidence, bench)
+        lot = judge.best(lot, tokens, survivors)
     tokens, survivors = config.screens[-1]
-    return _best([parent, *lot] if parent is not None else lot, tokens, survivors, evidence, bench)[0]
-
-
-def _best(
-    lot: Sequence[Choice], tokens: int, survivors: int, evidence: DepthEvidence, bench: DivergenceBench
-) -> list[Choice]:
-    if len(lot) <= survivors:
-        return list(lot)
-    found = bench.divergences([evidence.without(choice) for choice in lot], max_tokens=tokens)
-    order = sorted(range(len(lot)), key=lambda place: (found[place], place))
-    return [lot[place] for place in order[:survivors]]
+    return judge.best([parent, *lot] if parent is not None else lot, tokens, survivors)[0]
 
 
 METHOD = Method(
