@@ -21,7 +21,7 @@ from artifacts.provenance import package_versions
 from artifacts.variant import MANIFEST_NAME, Unit, VariantManifest
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
-from compressors.budget import Budget, budget_for, uniform_allocation
+from compressors.budget import Budget, base_widths, budget_for, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.card import ResourceCard, Workload, resource_card
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
@@ -29,7 +29,7 @@ from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
 from compressors.registry import Method
-from compressors.relabel import stock_config
+from compressors.relabel import checkpoint_config
 from compressors.repair import Repair
 from compressors.request import CompressionRequest, require_device, resolve_method, resolve_repair
 from compressors.sequential import PruningJob, prune_blocks
@@ -122,7 +122,7 @@ def _make(
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
     layers = shapes_after(plan, source.config["num_attention_heads"] // source.config["num_key_value_heads"])
-    config = stock_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
+    config = checkpoint_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
     with watch.stage("export", progress):
         _export(model, blocks, plan, source, workspace.result)
         write_config(config, workspace.result)
@@ -160,12 +160,12 @@ def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Sou
 
 
 def _allocate(task: Task, model: CheckpointModel, windows: Tensor | None) -> Allocation:
-    dimensions, method = task.source.dimensions, task.method
+    dimensions, widths, method = task.source.dimensions, base_widths(model.config), task.method
     if method.select_layers is None:
-        return uniform_allocation(task.budget, dimensions)
+        return uniform_allocation(task.budget, dimensions, widths)
     assert windows is not None
     kept = method.select_layers(method.config, hidden_states(model, windows), task.budget.layers)
-    return uniform_allocation(task.budget, dimensions, kept)
+    return uniform_allocation(task.budget, dimensions, widths, kept)
 
 
 def _job(task: Task, allocation: Allocation) -> PruningJob:
