@@ -21,15 +21,16 @@ _MAX_NEW_TOKENS = 256
 
 
 class TokenModel(TemplateLM):
-    """`limit_tokens` bounds context and answer together; `truncated` counts the requests that lost context to it, and
-    `scored_tokens` the tokens whose probability was taken."""
+    """`name` stands in the progress. `limit_tokens` bounds context and answer together, `truncated` counts the requests
+    that lost context to it, and `scored_tokens` the tokens whose probability was taken."""
 
-    def __init__(self, scorer: Scorer, tokenizer: Any, limit_tokens: int, progress: Progress) -> None:
+    def __init__(self, name: str, scorer: Scorer, tokenizer: Any, limit_tokens: int, progress: Progress) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.limit_tokens = limit_tokens
         self.truncated = 0
         self.scored_tokens = 0
+        self._stage = f"score {name}"
         self._scorer = scorer
         self._progress = progress
 
@@ -77,9 +78,9 @@ class TokenModel(TemplateLM):
         """Greedy continuations. Raises ConfigError for a task that samples."""
         texts = []
         for done, request in enumerate(requests):
-            self._progress("generate answers", done, len(requests))
+            self._progress(self._stage, done, len(requests))
             texts.append(self._generate(*request.args))
-        self._progress("generate answers", len(requests), len(requests))
+        self._progress(self._stage, len(requests), len(requests))
         return texts
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
@@ -106,8 +107,8 @@ class TokenModel(TemplateLM):
     def _score(self, answers: list[Answer]) -> list[Likelihood]:
         found: dict[int, Likelihood] = {}
         for batch in batches(answers, self._scorer.batch_tokens):
-            self._progress("score answers", len(found), len(answers))
+            self._progress(self._stage, len(found), len(answers))
             found.update(zip(batch, self._scorer.score([answers[index] for index in batch]), strict=True))
-        self._progress("score answers", len(answers), len(answers))
+        self._progress(self._stage, len(answers), len(answers))
         self.scored_tokens += sum(answer.scored for answer in answers)
         return [found[index] for index in range(len(answers))]

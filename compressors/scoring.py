@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteriaList
 
 # Elements of one batch's logits: 128 MiB of float32.
 _MAX_LOGITS = 1 << 25
@@ -70,18 +71,25 @@ class TransformersScorer:
 
     def generate(self, ids: Sequence[int], stops: Sequence[str], max_new_tokens: int) -> str:
         """The most likely continuation, up to the model's end or the first of `stops`, which is left out."""
+
+        def text_of(rows: Tensor) -> str:
+            text: str = self._tokenizer.decode(rows[0, len(ids) :], skip_special_tokens=True)
+            return text
+
+        def has_stop(rows: Tensor, _: object) -> Tensor:
+            return torch.tensor([any(stop in text_of(rows) for stop in stops if stop)], device=rows.device)
+
         with torch.inference_mode():
-            row = self._model.generate(
+            rows = self._model.generate(
                 input_ids=torch.tensor([list(ids)], device=self._model.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,
-                stop_strings=list(stops) or None,
-                tokenizer=self._tokenizer,
+                # The library's own `stop_strings` cannot read every tokenizer's vocabulary.
+                stopping_criteria=StoppingCriteriaList([has_stop]),
                 pad_token_id=0,
-            )[0]
-        text: str = self._tokenizer.decode(row[len(ids) :], skip_special_tokens=True)
-        return cut_at(text, stops)
+            )
+        return cut_at(text_of(rows), stops)
 
 
 def _likelihood(logits: Tensor, first: int, answer: Answer) -> Likelihood:

@@ -22,8 +22,7 @@ def load_tasks(specs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """
     from lm_eval.tasks import TaskManager
 
-    are_local = all(_is_questions(spec) for spec in specs)
-    manager = TaskManager(include_defaults=not are_local)
+    manager = TaskManager(include_defaults=any(_needs_known_names(spec) for spec in specs))
     loaded = {spec: _load_task(manager, spec) for spec in specs}
     names = [name for tasks in loaded.values() for name in tasks["tasks"]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -33,6 +32,12 @@ def load_tasks(specs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 def _is_questions(spec: str) -> bool:
     return spec.endswith((".jsonl", ".json"))
+
+
+def _needs_known_names(spec: str) -> bool:
+    """Reading the harness's thousands of task files takes many seconds: only for a name, or a group's file."""
+    path = Path(spec)
+    return not _is_questions(spec) and not (path.is_file() and b"group" not in path.read_bytes())
 
 
 def _load_task(manager: Any, spec: str) -> dict[str, Any]:

@@ -91,7 +91,9 @@ def evaluate_tasks(request: TaskRequest, progress: Progress = silent) -> tuple[T
         raise ConfigError(f"limit {request.limit} asks no question. Give 1 or more, or no limit for all.")
     source = open_source(str(request.model))
     with _only_progress_speaks(progress) as audible:
+        audible("find tasks", 0, 1)
         loaded = load_tasks(request.tasks)
+        audible("find tasks", 1, 1)
         tokenizer = load_tokenizer(source.folder)
         # One token of the context stays free: a server generates at least one.
         limit_tokens = int(source.config["max_position_embeddings"]) - 1
@@ -124,7 +126,7 @@ class _Asking:
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-        model = TokenModel(self.scorer, self.tokenizer, self.limit_tokens, self.progress)
+        model = TokenModel(_name(spec, loaded), self.scorer, self.tokenizer, self.limit_tokens, self.progress)
         found = evaluate(lm=model, task_dict=loaded, limit=self.limit)
         names = [spec] if spec in found.get("groups", {}) else list(found["samples"])
         for name in names:
@@ -142,6 +144,10 @@ class _Asking:
                 through=self.scorer.through,
                 harness=f"lm_eval {version('lm_eval')}",
             )
+
+
+def _name(spec: str, loaded: dict[str, Any]) -> str:
+    return next(iter(loaded["tasks"])) if len(loaded["tasks"]) == 1 else spec
 
 
 def _scores(found: dict[str, Any]) -> dict[str, TaskScore]:
