@@ -35,9 +35,8 @@ def _is_questions(spec: str) -> bool:
 
 
 def _needs_known_names(spec: str) -> bool:
-    """Reading the harness's thousands of task files takes many seconds: only for a name, or a group's file."""
-    path = Path(spec)
-    return not _is_questions(spec) and not (path.is_file() and b"group" not in path.read_bytes())
+    """Reading the harness's thousands of task files takes many seconds."""
+    return not _is_questions(spec) and not Path(spec).is_file()
 
 
 def _load_task(manager: Any, spec: str) -> dict[str, Any]:
@@ -52,5 +51,8 @@ def _load_task(manager: Any, spec: str) -> dict[str, Any]:
         loaded = manager.load([spec])
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"Task {spec} cannot be loaded ({type(error).__name__}: {reason}).") from error
+        raise ConfigError(
+            f"Task {spec} cannot be loaded ({type(error).__name__}: {reason}). Give a task's name or its own file (a "
+            "group goes by name), and the network or a filled cache if its data are on the hub."
+        ) from error
     return loaded

@@ -115,8 +115,53 @@ def test_damaged_task_files(model_folder: Path, tmp_path: Path, content: str, fr
         run(model_folder, path)
 
 
-def test_an_unknown_name_suggests_known_ones(model_folder: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        evaluate_tasks(TaskRequest(model=model_folder, tasks=("arc_eazy",)))
-    assert "arc_eazy is neither a file nor a task" in str(caught.value)
-    assert "Did you mean arc_easy" in str(caught.value)
+def test_names_are_those_the_harness_knows(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a library of one task in place of the harness's thousands, which take many seconds to read."""
+    import lm_eval.tasks
+
+    asked: list[bool] = []
+
+    def manager(include_defaults: bool) -> Any:
+        asked.append(include_defaults)
+        return real(include_path=str(tmp_path), include_defaults=False)
+
+    real = lm_eval.tasks.TaskManager
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    rows = [{"q": "w3", "options": ["w5", "w6"], "right": 0}]
+    columns = {"doc_to_text": "{{q}}", "doc_to_choice": "{{options}}", "doc_to_target": "right"}
+    task_file(tmp_path, rows, task="own_easy", output_type="multiple_choice", **columns)
+    assert run(model_folder, Path("own_easy")).task == "own_easy"
+    with pytest.raises(ConfigError, match=r"own_eazy is neither a file nor a task .* Did you mean own_easy\?"):
+        run(model_folder, Path("own_eazy"))
+    assert asked == [True, True]
+    assert run(model_folder, tmp_path / "own.yaml").task == "own_easy"
+    assert asked[2:] == [False], "a file needs no library"
+    (tmp_path / "group.yaml").write_text(json.dumps({"group": "both", "task": ["own_easy"]}))
+    with pytest.raises(ConfigError, match="a group goes by name"):
+        run(model_folder, tmp_path / "group.yaml")
+
+
+def test_a_group_gives_its_own_score(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three questions answered and one not, in tasks of one and three questions: the mean over questions is 0.75."""
+    import lm_eval.tasks
+
+    real = lm_eval.tasks.TaskManager
+    monkeypatch.setattr(
+        lm_eval.tasks, "TaskManager", lambda include_defaults: real(include_path=str(tmp_path), include_defaults=False)
+    )
+    scorer, tokenizer = TransformersScorer(load_model(model_folder), None), load_tokenizer(model_folder)
+    context, one, other = (tokenizer.encode(word)[0] for word in ("w3", "w5", "w6"))
+    ends = [scorer.score([Answer((context, end), 1)])[0].log_likelihood_nats for end in (one, other)]
+    right = int(ends[1] > ends[0])
+    columns = {"doc_to_text": "{{q}}", "doc_to_choice": "{{options}}", "doc_to_target": "right"}
+    for name, golds in (("few", [1 - right]), ("many", [right] * 3)):
+        (tmp_path / name).mkdir()
+        rows = [{"q": "w3", "options": ["w5", "w6"], "right": gold} for gold in golds]
+        task_file(tmp_path / name, rows, task=name, output_type="multiple_choice", **columns)
+    by_size = [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]
+    group = tmp_path / "both.yaml"
+    for aggregated, expected in ((by_size, {"both": (0.75, 4)}), (None, {"few": (0.0, 1), "many": (1.0, 3)})):
+        extra = {"aggregate_metric_list": aggregated} if aggregated else {}
+        group.write_text(json.dumps({"group": "both", "task": ["few", "many"], **extra}))
+        found = evaluate_tasks(TaskRequest(model=model_folder, tasks=("both",)))
+        assert {r.task: (r.scores["acc"].value, r.questions) for r in found} == expected
