@@ -1,7 +1,8 @@
-"""What a pruning method is: a frozen configuration, what it can remove, and one pure function that chooses survivors.
+"""What a pruning method is: a frozen configuration, what it can remove, and one pure function that ranks or chooses.
 
 The registry is keyed by the type of the configuration, so a resolved configuration alone says which method made a
-variant. A method sees evidence and returns indices; it never changes a model.
+variant. A method sees evidence and returns a ranking or indices; it never changes a model. How many units a layer loses
+is not its business: see `allocation`.
 """
 
 from __future__ import annotations
@@ -9,35 +10,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.arch import UnitGroup
+from compressors.plan import Ranking
+from compressors.statistics import ConsumerStatistics
+
+# What a width method wants to know beside the weights. Each includes what stands before it:
+# * "energy": sums and sums of squares of the consumer's inputs, over calibration tokens;
+# * "gram": X^T X and Y^T X of the inputs and the wanted outputs;
+# "gradients" stands alone: the language-model loss's gradient in `.grad` of every coupled weight of the dense model.
+Need = Literal["nothing", "energy", "gram", "gradients"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WidthEvidence:
     """One kind of unit in one layer.
 
-    `input_norms` [columns] holds the Euclidean norm over the calibration tokens of each consumer input, None without
-    calibration. `random` is seeded by the run's seed, the layer and the unit.
+    `statistics` are the consumer's, None where the method needs nothing or gradients. `most_removed` is how far down
+    the order will be followed at most: an iterated method may stop there. `random` is seeded by the run's seed, the
+    layer and the unit.
     """
 
     group: UnitGroup
-    input_norms: Tensor | None
+    statistics: ConsumerStatistics | None
+    most_removed: int
     random: Random
 
+    @property
+    def required_statistics(self) -> ConsumerStatistics:
+        """Raises ConfigError without calibration."""
+        if self.statistics is None:
+            raise ConfigError("This method needs calibration text. Give --calibration FILE or a hub dataset.")
+        return self.statistics
 
-WidthSelector = Callable[[Any, WidthEvidence, int], tuple[int, ...]]
+
+WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, Iterator[Tensor], int], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """`select_width(config, evidence, kept)` chooses units of a layer; `select_layers(config, hidden_states, kept)`
+    """`rank_width(config, evidence)` orders the units of a layer; `select_layers(config, hidden_states, kept)`
     chooses layers from the hidden states [windows, tokens, hidden] before layer 0, after it, ... after the last.
 
     The first of `units` is pruned when a user names none.
@@ -46,10 +64,14 @@ class Method:
     name: str
     config: Any
     units: tuple[Unit, ...]
-    needs_calibration: bool
+    needs: Need
     paper: str
-    select_width: WidthSelector | None = None
+    rank_width: WidthRanker | None = None
     select_layers: DepthSelector | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.needs != "nothing"
 
     @property
     def resolved_config(self) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def compress(
 
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
     """
-    from compressors.pipeline import CompressionRequest
     from compressors.pipeline import compress as run_compress
+    from compressors.request import CompressionRequest
     from prunebench.console import print_result, show_progress
 
     request = CompressionRequest(

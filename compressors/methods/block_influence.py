@@ -31,7 +31,7 @@ METHOD = Method(
     name="block_influence",
     config=BlockInfluenceConfig(),
     units=("layers",),
-    needs_calibration=True,
+    needs="energy",
     paper="Men et al., ShortGPT (arXiv 2403.03853)",
     select_layers=select,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from compressors.arch import UnitGroup
-from compressors.plan import keep_highest
+from compressors.plan import Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
 
 
@@ -27,15 +27,15 @@ def unit_magnitudes(group: UnitGroup, order: int) -> Tensor:
     return total.pow(1 / order)
 
 
-def select(config: MagnitudeConfig, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
-    return keep_highest(unit_magnitudes(evidence.group, config.order), kept)
+def rank(config: MagnitudeConfig, evidence: WidthEvidence) -> Ranking:
+    return rank_by_score(unit_magnitudes(evidence.group, config.order))
 
 
 METHOD = Method(
     name="magnitude",
     config=MagnitudeConfig(),
     units=("ffn", "kv"),
-    needs_calibration=False,
+    needs="nothing",
     paper="Li et al., Pruning Filters for Efficient ConvNets (arXiv 1608.08710), over coupled matrices",
-    select_width=select,
+    rank_width=rank,
 )

@@ -1,9 +1,12 @@
-"""Random FFN channels: the calibration-free arm that every informed choice must beat."""
+"""Random units: the calibration-free arm that every informed choice must beat."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from compressors.plan import Ranking
 from compressors.registry import Method, WidthEvidence
 
 
@@ -12,15 +15,16 @@ class RandomConfig:
     """No knobs: the run's seed decides."""
 
 
-def select(config: RandomConfig, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
-    return tuple(sorted(evidence.random.sample(range(evidence.group.count), kept)))
+def rank(config: RandomConfig, evidence: WidthEvidence) -> Ranking:
+    units = evidence.group.count
+    return Ranking(order=tuple(evidence.random.sample(range(units), units)), costs=torch.zeros(units).double())
 
 
 METHOD = Method(
     name="random",
     config=RandomConfig(),
-    units=("ffn",),
-    needs_calibration=False,
+    units=("ffn", "kv"),
+    needs="nothing",
     paper="the random-rows control of PruneNet (arXiv 2501.15296)",
-    select_width=select,
+    rank_width=rank,
 )

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from artifacts.errors import ConfigError
 from compressors.arch import UnitGroup
-from compressors.plan import keep_highest
+from compressors.plan import Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
 
 
@@ -22,18 +21,15 @@ def unit_scores(group: UnitGroup, input_norms: Tensor) -> Tensor:
     return group.per_unit(group.consumer.weight.abs().sum(dim=0) * input_norms)
 
 
-def select(config: WandaSpConfig, evidence: WidthEvidence, kept: int) -> tuple[int, ...]:
-    """Raises ConfigError without calibration."""
-    if evidence.input_norms is None:
-        raise ConfigError("wanda_sp needs calibration text. Give --calibration FILE or a hub dataset.")
-    return keep_highest(unit_scores(evidence.group, evidence.input_norms), kept)
+def rank(config: WandaSpConfig, evidence: WidthEvidence) -> Ranking:
+    return rank_by_score(unit_scores(evidence.group, evidence.required_statistics.input_norms))
 
 
 METHOD = Method(
     name="wanda_sp",
     config=WandaSpConfig(),
     units=("ffn", "kv"),
-    needs_calibration=True,
+    needs="energy",
     paper="Sun et al., Wanda (arXiv 2306.11695), in the structured form of An et al., FLAP (arXiv 2312.11983)",
-    select_width=select,
+    rank_width=rank,
 )

@@ -8,14 +8,16 @@ from random import Random
 
 import pytest
 import torch
+from resident import ResidentModel
 from tiny_models import build_model, random_windows
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from compressors.arch import LayerView, ModelView, Producer, UnitGroup
+from compressors.arch import LayerView, Producer, UnitGroup
 from compressors.methods import REGISTRY, block_influence, magnitude, random_units, wanda_sp
 from compressors.plan import keep_highest
 from compressors.registry import WidthEvidence
+from compressors.statistics import ConsumerStatistics
 from compressors.streams import hidden_states
 
 
@@ -38,8 +40,13 @@ def heads() -> UnitGroup:
     return UnitGroup((Producer(query, 2), Producer(key, 1)), linear([[1.0, -1.0, 3.0, 0.0]]), 2)
 
 
-def evidence(group: UnitGroup, norms: Tensor | None = None, seed: int = 0) -> WidthEvidence:
-    return WidthEvidence(group=group, input_norms=norms, random=Random(seed))
+def evidence(group: UnitGroup, inputs: Tensor | None = None, seed: int = 0) -> WidthEvidence:
+    """`inputs` [tokens, columns] reach the consumer."""
+    statistics = None
+    if inputs is not None:
+        statistics = ConsumerStatistics(inputs.shape[1], 1, full=False, device=inputs.device)
+        statistics.add(inputs)
+    return WidthEvidence(group=group, statistics=statistics, most_removed=group.count, random=Random(seed))
 
 
 def test_magnitude_is_the_norm_over_all_coupled_weights() -> None:
@@ -54,7 +61,7 @@ def test_magnitude_of_a_kv_group_counts_its_query_rows_key_row_and_output_column
 def test_wanda_weighs_each_consumer_column_by_its_input() -> None:
     norms = torch.tensor([1.0, 10.0, 0.5])
     assert wanda_sp.unit_scores(channels(), norms).tolist() == pytest.approx([12.0, 40.0, 1.0])
-    assert wanda_sp.select(wanda_sp.WandaSpConfig(), evidence(channels(), norms), 2) == (0, 1)
+    assert wanda_sp.rank(wanda_sp.WandaSpConfig(), evidence(channels(), norms[None])).order == (2, 0, 1)
 
 
 def test_wanda_of_a_kv_group_sums_its_columns() -> None:
@@ -72,15 +79,15 @@ def test_wanda_does_not_change_when_scale_moves_from_weight_to_input() -> None:
 
 def test_wanda_without_calibration_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs calibration text"):
-        wanda_sp.select(wanda_sp.WandaSpConfig(), evidence(channels()), 2)
+        wanda_sp.rank(wanda_sp.WandaSpConfig(), evidence(channels()))
 
 
 def test_random_depends_on_the_seed_alone_and_visits_every_channel() -> None:
     group = LayerView(build_model().model.layers[0]).group("ffn")
     config = random_units.RandomConfig()
-    first, again = (random_units.select(config, evidence(group, seed=3), 20) for _ in range(2))
+    first, again = (random_units.rank(config, evidence(group, seed=3)).kept(20) for _ in range(2))
     assert first == again == tuple(sorted(set(first))) and len(first) == 20
-    seen = {unit for seed in range(40) for unit in random_units.select(config, evidence(group, seed=seed), 20)}
+    seen = {unit for seed in range(40) for unit in random_units.rank(config, evidence(group, seed=seed)).kept(20)}
     assert seen == set(range(48))
 
 
@@ -104,7 +111,7 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
     for writer in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
         writer.weight.zero_()
     with torch.inference_mode():
-        states = [state.clone() for state in hidden_states(ModelView(model), random_windows())]
+        states = [state.clone() for state in hidden_states(ResidentModel(model), random_windows())]
     influence = [block_influence.block_influence(a, b) for a, b in pairwise(states)]
     assert influence[1] == pytest.approx(0.0, abs=1e-6) and min(influence[0], influence[2]) > 0.01
     assert block_influence.select(block_influence.BlockInfluenceConfig(), iter(states), 2) == (0, 2)
@@ -115,7 +122,7 @@ def test_every_method_is_found_by_name_and_by_config() -> None:
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
-        assert (method.select_width is None) != (method.select_layers is None)
+        assert (method.rank_width is None) != (method.select_layers is None)
         assert method.paper and method.units
     assert REGISTRY.named("magnitude").resolved_config == {"order": 2}
 
