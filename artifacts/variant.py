@@ -76,7 +76,7 @@ class MethodRef(Document):
     name: str
     config: dict[str, Any]
     units: tuple[Unit, ...]
-    compensate: bool
+    repair: Literal["none", "ridge", "bias"]
     seed: int
     multiple_of: int
 

@@ -23,20 +23,28 @@ from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.budget import Budget, budget_for, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.card import ResourceCard, Workload, resource_card
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
 from compressors.registry import Method
 from compressors.relabel import stock_config
-from compressors.request import CompressionRequest, resolve_compensation, resolve_method
+from compressors.repair import Repair
+from compressors.request import CompressionRequest, require_device, resolve_method, resolve_repair
 from compressors.sequential import PruningJob, prune_blocks
+from compressors.shards import stored_tensors
 from compressors.source import Source, load_tokenizer, open_source
 from compressors.streams import hidden_states
 from compressors.verify import verify_in_fresh_process
 from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
 Verifier = Callable[[Path], None]
+Announcer = Callable[[ResourceCard], None]
+
+
+def unannounced(card: ResourceCard) -> None:
+    """For callers that do not read the card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +54,22 @@ class Task:
     request: CompressionRequest
     method: Method
     units: tuple[Unit, ...]
-    compensate: bool
+    repair: Repair
     source: Source
     budget: Budget
 
     @property
     def needs_text(self) -> bool:
-        return self.method.needs_calibration or self.compensate
+        return self.method.needs_calibration or self.repair != "none"
 
 
 def compress(
-    request: CompressionRequest, progress: Progress = silent, verify: Verifier = verify_in_fresh_process
+    request: CompressionRequest,
+    progress: Progress = silent,
+    verify: Verifier = verify_in_fresh_process,
+    announce: Announcer = unannounced,
 ) -> VariantManifest:
-    """Writes the variant directory `request.out` and returns its manifest.
+    """Writes the variant directory `request.out` and returns its manifest. `announce` gets the resource card first.
 
     After a kill or Ctrl-C the same request goes on from the first block that is missing and gives the same bytes.
     Raises ConfigError, CheckpointError, UnsupportedModel or CompressionError; then nothing is left at `request.out`.
@@ -68,6 +79,7 @@ def compress(
     with watch.stage("calibrate", progress):
         calibration = _draw_calibration(task)
     windows = None if calibration is None else calibration.windows
+    announce(resource_card(stored_tensors(task.source.folder), _workload(task, windows)))
     unfinished = resumable_directory(request.out, _key(task, windows), keep_unfinished=request.keep_unfinished)
     with unfinished as workspace, torch.no_grad():
         making = _make(task, calibration, workspace, watch, progress)
@@ -83,11 +95,12 @@ def compress(
 
 def _resolve(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
-    compensate = resolve_compensation(request, method)
+    repair = resolve_repair(request, method)
+    require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
     budget = budget_for(request.ratio, units, source.dimensions, request.multiple_of)
-    return Task(request=request, method=method, units=units, compensate=compensate, source=source, budget=budget)
+    return Task(request=request, method=method, units=units, repair=repair, source=source, budget=budget)
 
 
 def _make(
@@ -125,6 +138,21 @@ def _make(
     )
 
 
+def _workload(task: Task, windows: Tensor | None) -> Workload:
+    job, config = _job(task, ()), task.source.config
+    looks = windows is not None and job.wants_streams
+    return Workload(
+        tokens=windows.numel() if looks and windows is not None else 0,
+        window_tokens=task.request.window_tokens,
+        hidden=config["hidden_size"],
+        ffn_width=config["intermediate_size"],
+        attention_width=config["num_attention_heads"] * config["head_dim"],
+        streams=looks * (1 + job.wants_products),
+        products=looks and job.wants_products,
+        second_order=looks and task.method.needs == "gram",
+    )
+
+
 def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Source, out: Path) -> None:
     assemble_weights(model, blocks, plan.kept_layers, out)
     copy_companions(source.folder, out)
@@ -145,7 +173,7 @@ def _job(task: Task, allocation: Allocation) -> PruningJob:
         method=task.method,
         units=task.units,
         allocation=allocation,
-        compensate=task.compensate,
+        repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
     )

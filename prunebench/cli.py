@@ -14,6 +14,7 @@ from artifacts.errors import ConfigError, PrunebenchError
 
 if TYPE_CHECKING:
     from artifacts.variant import Unit
+    from compressors.repair import Repair
 
 app = typer.Typer(
     name="prunebench",
@@ -30,7 +31,23 @@ class Method(StrEnum):
     random = "random"
     magnitude = "magnitude"
     wanda_sp = "wanda_sp"
+    flap = "flap"
+    taylor = "taylor"
+    modegpt_mlp = "modegpt_mlp"
+    prunenet = "prunenet"
+    obs = "obs"
     block_influence = "block_influence"
+
+
+class RepairName(StrEnum):
+    none = "none"
+    ridge = "ridge"
+    bias = "bias"
+
+
+class DeviceName(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Arrivals(StrEnum):
@@ -62,6 +79,14 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    repair: Annotated[
+        RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
+    map_states: Annotated[
+        bool,
+        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+    ] = False,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
@@ -69,7 +94,7 @@ def compress(
     """
     from compressors.pipeline import compress as run_compress
     from compressors.request import CompressionRequest
-    from prunebench.console import print_result, show_progress
+    from prunebench.console import note, print_result, show_progress
 
     request = CompressionRequest(
         model=model,
@@ -81,10 +106,12 @@ def compress(
         calibration_tokens=calibration_tokens,
         seed=seed,
         multiple_of=multiple_of,
-        compensate=compensate,
+        repair=chosen_repair(compensate, repair),
+        device=device.value,
+        map_states=map_states,
     )
     with show_progress() as progress:
-        manifest = run_compress(request, progress)
+        manifest = run_compress(request, progress, announce=lambda card: note("\n".join(card.lines())))
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 
@@ -236,6 +263,17 @@ def demo(
     print_result(result)
     if not result["valid"]:
         raise typer.Exit(1)
+
+
+def chosen_repair(compensate: bool | None, repair: RepairName | None) -> Repair | None:
+    """What the two options together say; None leaves it to the method. Raises ConfigError if they contradict."""
+    if repair is None:
+        return None if compensate is None else "ridge" if compensate else "none"
+    if compensate is not None and compensate != (repair is not RepairName.none):
+        raise ConfigError(
+            f"--{'' if compensate else 'no-'}compensate and --repair {repair.value} contradict. Give one of the two."
+        )
+    return repair.value
 
 
 def parse_units(text: str | None) -> tuple[Unit, ...] | None:

@@ -32,7 +32,7 @@ HALF = Footprint(params_total=60, params_blocks=40, weights_bytes=120, kv_bytes_
 
 
 def make_manifest(checksums: dict[str, str], quality: tuple[QualityRecord, ...] = ()) -> VariantManifest:
-    method = MethodRef(name="random", config={}, units=("ffn",), compensate=False, seed=0, multiple_of=1)
+    method = MethodRef(name="random", config={}, units=("ffn",), repair="none", seed=0, multiple_of=1)
     return VariantManifest(
         name="half",
         base=BaseModelRef(name="base", sha256="ab", architecture="LlamaForCausalLM", footprint=BASE),

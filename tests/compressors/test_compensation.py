@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from resident import prune_resident
 from tiny_models import build_model, logits_of, random_windows
 from torch import Tensor, nn
 
@@ -13,6 +12,8 @@ from compressors.arch import LayerView, ModelView
 from compressors.compensation import refit_consumer, solve_ridge
 from compressors.plan import LayerBudget, Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
+from compressors.repair import Repair
+from compressors.resident import prune_resident
 from compressors.sequential import PruningJob
 from compressors.statistics import ConsumerStatistics
 
@@ -52,10 +53,10 @@ def test_a_planted_linear_dependency_is_repaired_exactly() -> None:
 
 def test_ridge_equals_the_normal_equations() -> None:
     inputs, wanted = gaussian(300, 12), gaussian(300, 5, seed=1)
-    gram, cross = inputs.T @ inputs, wanted.T @ inputs
+    gram, cross, base = inputs.T @ inputs, wanted.T @ inputs, gaussian(5, 12, seed=2)
     ridge = 0.01 * gram.diagonal().mean() * torch.eye(12, dtype=torch.float64)
-    expected = torch.linalg.lstsq(gram + ridge, cross.T).solution.T
-    assert torch.allclose(solve_ridge(gram, cross, 0.01), expected, atol=1e-12)
+    expected = base + torch.linalg.lstsq(gram + ridge, (cross - base @ gram).T).solution.T
+    assert torch.allclose(solve_ridge(gram, cross, base, 0.01), expected, atol=1e-12)
 
 
 def test_the_refit_is_the_least_squares_optimum() -> None:
@@ -102,13 +103,15 @@ def test_all_channels_dead_means_nothing_to_refit() -> None:
 def test_an_indefinite_gram_matrix_is_damped_until_it_can_be_solved() -> None:
     """Rounding may leave an eigenvalue below zero, here by a thousandth of the mean diagonal."""
     gram = torch.diag(torch.tensor([1.0, 1.0, -1e-3], dtype=torch.float64))
-    solution = solve_ridge(gram, torch.ones(1, 3, dtype=torch.float64), 1e-6)
+    ones = torch.ones(1, 3, dtype=torch.float64)
+    solution = solve_ridge(gram, ones, 0 * ones, 1e-6)
     assert bool(torch.isfinite(solution).all()) and solution[0, 0] == pytest.approx(1.0, rel=0.02)
 
 
 def test_a_hopeless_system_is_reported() -> None:
-    with pytest.raises(CompressionError, match="cannot be solved"):
-        solve_ridge(-torch.eye(3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64), 0.01)
+    zeros = torch.zeros(1, 3, dtype=torch.float64)
+    with pytest.raises(CompressionError, match="cannot be factorised"):
+        solve_ridge(-torch.eye(3, dtype=torch.float64), zeros, zeros, 0.01)
 
 
 def test_activations_that_are_not_finite_are_reported() -> None:
@@ -148,7 +151,8 @@ def test_twins_can_go_from_a_whole_model(family: str, monkeypatch: pytest.Monkey
             make_twins(layer)
         expected = logits_of(model)
         halves = (LayerBudget(kv_groups=2, ffn_channels=24),) * 3
-        job = PruningJob(method=EVEN, units=("ffn", "kv"), allocation=halves, compensate=compensate, seed=0)
+        repair: Repair = "ridge" if compensate else "none"
+        job = PruningJob(method=EVEN, units=("ffn", "kv"), allocation=halves, repair=repair, seed=0)
         prune_resident(model, job, random_windows(64, 24))
         distances[compensate] = float((logits_of(model) - expected).norm() / expected.norm())
     assert distances[True] < 1e-3

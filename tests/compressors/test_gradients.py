@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from resident import ResidentModel
 from tiny_models import FAMILIES, build_model, random_windows, save_checkpoint
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ from compressors.blocks import CheckpointModel
 from compressors.gradients import gradient_rankings
 from compressors.plan import Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
+from compressors.resident import ResidentModel
 
 
 def gradient_sums(group: UnitGroup) -> torch.Tensor:
