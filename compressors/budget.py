@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
-from compressors.depth import DEPTH_UNITS, DepthUnit
+from compressors.depth import DEPTH_UNITS, DepthUnit, is_present
 from compressors.plan import Allocation, LayerBudget
 
 WIDE_FFN = 1024
@@ -42,9 +43,27 @@ class Budget:
     removed: dict[DepthUnit, int] = field(default_factory=dict)
 
 
-def uniform_allocation(budget: Budget, base: Dimensions) -> Allocation:
-    """The same widths in every layer, none of them gone yet."""
-    return (LayerBudget(kv_groups=budget.kv_heads, ffn_channels=budget.ffn_width),) * base.layers
+def base_widths(config: Any) -> Allocation:
+    """What every layer of a model has, from its Transformers configuration."""
+    flat = {"kv_heads": config.num_key_value_heads, "ffn_width": config.intermediate_size}
+    shapes = getattr(config, "layer_shapes", None) or [flat] * config.num_hidden_layers
+    return tuple(LayerBudget(kv_groups=shape["kv_heads"], ffn_channels=shape["ffn_width"]) for shape in shapes)
+
+
+def uniform_allocation(budget: Budget, base: Dimensions, widths: Allocation) -> Allocation:
+    """The budget's share of each layer's own `widths`, which `base` has the largest of; no layer is gone yet."""
+    return tuple(
+        LayerBudget(
+            kv_groups=_share(layer.kv_groups, budget.kv_heads, base.kv_heads),
+            ffn_channels=_share(layer.ffn_channels, budget.ffn_width, base.ffn_width),
+        )
+        for layer in widths
+    )
+
+
+def _share(count: int, kept: int, of: int) -> int:
+    """`count * kept / of`, rounded, at least one unit where there was one."""
+    return count if kept == of or count == 0 else max(1, _rounded(count * kept / of))
 
 
 def require_ratio(ratio: float) -> None:
@@ -62,7 +81,8 @@ def budget_for(ratio: float, units: tuple[Unit, ...], base: Dimensions, multiple
     rounding leaves everything in place although the ratio is above 0, or for layers together with halves of layers.
     """
     require_ratio(ratio)
-    removed = _removed(ratio, units, base.layers)
+    widths = (LayerBudget(kv_groups=base.kv_heads, ffn_channels=base.ffn_width),) * base.layers
+    removed = removed_counts(ratio, units, widths)
     hides = "hidden" in units
     multiple = _default_multiple(base, hides) if multiple_of is None else multiple_of
     budget = Budget(
@@ -72,8 +92,8 @@ def budget_for(ratio: float, units: tuple[Unit, ...], base: Dimensions, multiple
         multiple_of=multiple,
         removed=removed,
     )
-    widths = [(kept.kv_heads, kept.ffn_width, kept.hidden_size) for kept in (budget, base)]
-    unchanged = widths[0] == widths[1] and not any(removed.values())
+    kept, had = ((each.kv_heads, each.ffn_width, each.hidden_size) for each in (budget, base))
+    unchanged = kept == had and not any(removed.values())
     if ratio > 0 and unchanged:
         raise ConfigError(
             f"ratio {ratio:g} rounds to no removed unit ({_census(units, base)}, multiple of {multiple}). "
@@ -105,11 +125,13 @@ def _census(units: tuple[Unit, ...], base: Dimensions) -> str:
     return ", ".join(counts[unit] for unit in units)
 
 
-def _removed(ratio: float, units: tuple[Unit, ...], layers: int) -> dict[DepthUnit, int]:
+def removed_counts(ratio: float, units: tuple[Unit, ...], widths: Allocation) -> dict[DepthUnit, int]:
+    """How many layers, or halves of them, go of those that `widths` has. Raises ConfigError if none would be left."""
     kinds = [kind for kind in DEPTH_UNITS if kind in units]
     if "layers" in kinds and len(kinds) > 1:
         raise ConfigError("Layers cannot go together with halves of layers. Give one of them, or a second step.")
-    return {kind: layers - _kept_whole(ratio, layers, _NOUNS[kind]) for kind in kinds}
+    present = {kind: sum(is_present(layer, kind) for layer in widths) for kind in kinds}
+    return {kind: count - _kept_whole(ratio, count, _NOUNS[kind]) for kind, count in present.items()}
 
 
 def _kept_whole(ratio: float, count: int, noun: str) -> int:

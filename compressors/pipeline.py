@@ -23,7 +23,7 @@ from artifacts.provenance import package_versions
 from artifacts.variant import MANIFEST_NAME, LayerShape, Unit, VariantManifest
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
-from compressors.budget import Budget, budget_for, uniform_allocation
+from compressors.budget import Budget, base_widths, budget_for, removed_counts, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.card import ResourceCard, Workload, resource_card
 from compressors.depth import DepthEvidence
@@ -32,7 +32,7 @@ from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.registry import Method
-from compressors.relabel import stock_config
+from compressors.relabel import checkpoint_config
 from compressors.repair import Repair
 from compressors.request import CompressionRequest, require_device, resolve_method, resolve_repair
 from compressors.sequential import PruningJob, prune_blocks
@@ -129,7 +129,7 @@ def _make(
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
     layers = _shapes(source, plan)
-    config = stock_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
+    config = checkpoint_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
     with watch.stage("export", progress):
         _export(model, blocks, plan, source, workspace.result)
         write_config(config, workspace.result)
@@ -150,11 +150,11 @@ def _make_sliced(
     with watch.stage("allocate", progress):
         basis = method.find_basis(method.config, half_states(model, windows))[:, : task.budget.hidden_size]
     cut = HiddenCut(basis.float().to(model.device), source.dtype)
-    job = _job(task, uniform_allocation(task.budget, source.dimensions))
+    job = _job(task, uniform_allocation(task.budget, source.dimensions, base_widths(model.config)))
     narrowed = narrowed_config(model.config, cut.hidden_size)
     plan = whole_plan(job.allocation)
     layers = _shapes(source, plan)
-    config = stock_config(narrowed, layers, source.architecture, str(source.dtype).removeprefix("torch."))
+    config = checkpoint_config(narrowed, layers, source.architecture, str(source.dtype).removeprefix("torch."))
     dtypes = {name: stored.dtype for name, stored in model.stored.items()}
     skeleton = Skeleton(config)
     blocks = BlockFolder(workspace.blocks, skeleton, dtypes, model.device)
@@ -210,13 +210,13 @@ def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Sou
 
 
 def _allocate(task: Task, model: CheckpointModel, windows: Tensor | None, progress: Progress) -> Allocation:
-    base, method = uniform_allocation(task.budget, task.source.dimensions), task.method
+    widths, method = base_widths(model.config), task.method
     if method.select_depth is None:
-        return base
+        return uniform_allocation(task.budget, task.source.dimensions, widths)
     assert windows is not None
     evidence = DepthEvidence(
-        base=base,
-        removed=task.budget.removed,
+        base=widths,
+        removed=removed_counts(task.request.ratio, task.units, widths),
         model=model,
         windows=windows,
         random=Random(task.request.seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -136,28 +137,47 @@ def compress(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint or variant folder.")],
-    text: Annotated[Path, typer.Option(help="Held-out text file.")],
-    reference: Annotated[Path | None, typer.Option(help="Dense model: adds KL divergence and top-1 agreement.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Held-out text file: loss and perplexity.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Dense model: adds KL and Jensen-Shannon divergence and top-1 agreement.")
+    ] = None,
     length: Annotated[int, typer.Option(help="Window in tokens; perplexities compare only at equal length.")] = 512,
     max_tokens: Annotated[
         int | None, typer.Option(help="Stop after this many tokens. Default: the whole text.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="lm-evaluation-harness task: its name, a .yaml, or a .jsonl of questions; repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first questions of each task.")] = None,
+    url: Annotated[str | None, typer.Option(help="Score tasks through this OpenAI-compatible endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name there. Default: DIR's name.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Also write the values into DIR/variant.json.")] = False,
 ) -> None:
-    """Measure loss and perplexity on held-out text, and the divergence from a reference model."""
-    from artifacts.variant import record_quality
-    from compressors.quality import EvaluationRequest
-    from compressors.quality import evaluate as run_evaluate
-    from prunebench.console import print_result, show_progress
+    """Measure held-out loss and perplexity, the divergence from a reference model, and scores on tasks.
 
-    request = EvaluationRequest(
+    Example: prunebench evaluate pruned-30 --task questions.jsonl --url http://127.0.0.1:8000 --record
+    """
+    from artifacts.variant import load_variant, record_quality
+    from compressors.quality import EvaluationRequest
+    from compressors.tasks import TaskRequest
+    from prunebench.console import print_result, show_progress
+    from prunebench.evaluation import measure
+
+    for_tasks = {"--limit": limit, "--url": url, "--model": model}
+    for_text = {"--reference": reference, "--max-tokens": max_tokens}
+    require_purpose(text, task, for_text, for_tasks)
+    if record:
+        load_variant(folder)
+    text_request = text and EvaluationRequest(
         model=folder, text=text, reference=reference, length_tokens=length, max_tokens=max_tokens
     )
+    task_request = task and TaskRequest(model=folder, tasks=tuple(task), limit=limit, url=url, served_as=model)
     with show_progress() as progress:
-        evaluation = run_evaluate(request, progress)
+        result, records = measure(text_request or None, task_request or None, progress)
     if record:
-        record_quality(folder, evaluation.records(reference.name if reference else None))
-    print_result(evaluation.model_dump())
+        record_quality(folder, records)
+    print_result(result)
 
 
 @app.command()
@@ -297,6 +317,20 @@ def parse_step(text: str) -> dict[str, Any]:
         return {"method": method, "ratio": float(ratio), "units": parse_units(units or None)}
     except ValueError as error:
         raise ConfigError(f"--then {text!r} is not METHOD:RATIO[:UNITS], as in greedy_kl:0.2:layers.") from error
+
+
+def require_purpose(
+    text: Path | None, task: list[str] | None, for_text: Mapping[str, object], for_tasks: Mapping[str, object]
+) -> None:
+    """Raises ConfigError if nothing is to be measured, or an option is given that nothing uses."""
+    if text is None and not task:
+        raise ConfigError("Nothing to measure: give --text FILE, --task NAME or both.")
+    for wanted, options, needed in ((text, for_text, "--text"), (task, for_tasks, "--task")):
+        unused = [name for name, value in options.items() if value is not None]
+        if not wanted and unused:
+            raise ConfigError(f"{unused[0]} has no effect without {needed}. Give {needed} or leave it out.")
+    if for_tasks["--model"] is not None and for_tasks["--url"] is None:
+        raise ConfigError("--model names a served model and needs --url. Give the endpoint's URL or leave it out.")
 
 
 def main() -> None:
