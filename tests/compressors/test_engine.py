@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from artifacts.variant import Unit
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
@@ -20,20 +21,25 @@ PROMPTS = ([1, 403, 407, 261, 378], [1, 331, 425, 300, 45, 7], [1, 264])
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("name", "architecture"),
-    [("stories260K-hd32", "MistralForCausalLM"), ("stories260K-hd32-qwen2", "SeedOssForCausalLM")],
+    ("name", "method", "unit", "architecture"),
+    [
+        ("stories260K-hd32", "wanda_sp", "kv", "MistralForCausalLM"),
+        ("stories260K-hd32-qwen2", "wanda_sp", "kv", "SeedOssForCausalLM"),
+        ("stories260K-hd32", "hidden_slice", "hidden", "LlamaForCausalLM"),
+        ("stories260K-hd32-qwen2", "hidden_slice", "hidden", "SeedOssForCausalLM"),
+    ],
 )
 def test_vllm_computes_what_transformers_computes(
-    stories: Callable[[str], Path], tmp_path: Path, name: str, architecture: str
+    stories: Callable[[str], Path], tmp_path: Path, name: str, method: str, unit: Unit, architecture: str
 ) -> None:
-    """One of four KV groups removed from every layer, repaired, served."""
+    """One of four KV groups removed from every layer, or 16 of 64 channels from the residual stream; repaired, served."""
     out = tmp_path / "variant"
     request = CompressionRequest(
         model=str(stories(f"models/{name}")),
         out=out,
-        method="wanda_sp",
+        method=method,
         ratio=0.25,
-        units=("kv",),
+        units=(unit,),
         calibration=str(stories("corpora/tinystories/dev.txt")),
         calibration_tokens=4096,
     )
