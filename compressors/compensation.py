@@ -3,7 +3,7 @@
 With the surviving inputs X_K of the pruned stream, the wanted output Y (what leads the residual stream back to the
 dense model's, see `streams`) and the sliced weights W_0, the new weights minimise
 
-    ||Y - X_K W^T||^2 + lambda ||W - W_0||^2,   so   W = W_0 + (Y^T X_K - W_0 G)(G + lambda I)^-1,   G = X_K^T X_K.
+    ||Y - X_K W^T||^2 + lambda ||W - W_0||^2,   so   W = (Y^T X_K + lambda W_0)(G + lambda I)^-1,   G = X_K^T X_K.
 
 This is the least-squares refit of MoDeGPT (arXiv 2408.09632) and of post-hoc compensation after any selector, with one
 difference: the ridge pulls towards the sliced weights instead of towards zero, so that with little text the repair
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import CompressionError
-from compressors.statistics import ConsumerStatistics
+from compressors.statistics import ConsumerStatistics, require_finite
 
 DAMPING = 0.01
 DAMPING_PER_COLUMN = 4.0
@@ -32,35 +32,58 @@ def refit_consumer(
     """Replaces the weights of `consumer`, already cut down to `columns` of the base matrix.
 
     `damping` is lambda as a share of the mean diagonal; None is the rule above. A column without signal keeps its
-    weights. Raises CompressionError if the statistics are not finite or no damping makes the system solvable.
+    weights. Works in the type of the statistics. Raises CompressionError if they are not finite or no damping makes
+    the system solvable.
+    """
+    gram, cross = kept_products(statistics, columns)
+    sliced = consumer.weight.detach().to(gram)
+    if not bool(gram.any()):
+        return
+    share = damping_share(len(columns), statistics.tokens) if damping is None else damping
+    fitted = solve_ridge(gram, cross, sliced, share)
+    fitted = torch.where(gram.diagonal() > 0, fitted, sliced)
+    consumer.weight = nn.Parameter(fitted.to(consumer.weight), requires_grad=False)
+
+
+def kept_products(statistics: ConsumerStatistics, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gram matrix [kept, kept] and the cross products [rows, kept] of some columns.
+
+    Raises CompressionError if they are not finite.
     """
     assert statistics.gram is not None and statistics.cross is not None
     kept = columns.to(statistics.gram.device)
     gram = statistics.gram.index_select(0, kept).index_select(1, kept)
-    sliced = consumer.weight.detach().double()
-    missing = statistics.cross.index_select(1, kept) - sliced @ gram
-    if not bool(torch.isfinite(gram).all() and torch.isfinite(missing).all()):
-        raise CompressionError("The calibration activations are not finite. Use an undamaged model or other text.")
-    if not bool(gram.any()):
-        return
-    share = DAMPING + DAMPING_PER_COLUMN * len(kept) / statistics.tokens if damping is None else damping
-    fitted = sliced + solve_ridge(gram, missing, share)
-    consumer.weight = nn.Parameter(fitted.to(consumer.weight), requires_grad=False)
+    cross = statistics.cross.index_select(1, kept)
+    require_finite(gram, cross)
+    return gram, cross
 
 
-def solve_ridge(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
-    """`cross (gram + damping * mean diagonal * I)^-1` in float64, [rows, columns].
+def damping_share(columns: int, tokens: int) -> float:
+    """Lambda as a share of the Gram matrix's mean diagonal, when `columns` are fitted on `tokens` tokens."""
+    return DAMPING + DAMPING_PER_COLUMN * columns / tokens
 
-    The damping grows tenfold until the Cholesky factor exists: a rank-deficient Gram matrix with rounding errors may
-    be slightly indefinite. Raises CompressionError when it never does.
+
+def solve_ridge(gram: Tensor, cross: Tensor, base: Tensor, damping: float) -> Tensor:
+    """`(cross + lambda base)(gram + lambda I)^-1` [rows, columns] in the type of `gram`, lambda as in `factorise`."""
+    factor, ridge = factorise(gram, damping)
+    return torch.cholesky_solve((cross + ridge * base).T, factor).T
+
+
+def factorise(gram: Tensor, damping: float) -> tuple[Tensor, float]:
+    """The lower Cholesky factor of `gram + lambda I`, and lambda: `damping` times the mean diagonal.
+
+    The damping grows tenfold until the factor exists: a rank-deficient Gram matrix with rounding errors may be slightly
+    indefinite. Raises CompressionError when it never does.
     """
     mean = float(gram.diagonal().mean())
     for attempt in range(_ATTEMPTS):
         ridge = max(damping, _FLOOR) * _ESCALATION**attempt * mean
-        damped = gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        damped = gram.clone()
+        damped.diagonal().add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if int(failed) == 0:
-            return torch.cholesky_solve(cross.double().T, factor).T
+            return factor, ridge
     raise CompressionError(
-        "The repair's linear system cannot be solved. Use more calibration tokens or --no-compensate."
+        "The calibration's Gram matrix cannot be factorised. Use more calibration tokens or a method and repair "
+        "without second-order statistics."
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from artifacts.errors import CompressionError
+
 WIDE = 4096
 
 
@@ -39,7 +41,8 @@ class ConsumerStatistics:
 
     @property
     def input_norms(self) -> Tensor:
-        """[columns] Euclidean norm of each input over all tokens, float32."""
+        """[columns] Euclidean norm of each input over all tokens, float32. Raises CompressionError unless finite."""
+        require_finite(self.energy)
         return self.energy.sqrt().float()
 
     @property
@@ -49,8 +52,18 @@ class ConsumerStatistics:
 
     @property
     def variances(self) -> Tensor:
-        """[columns] variance of each input about its own mean, float64; never negative."""
+        """[columns] variance of each input about its own mean, float64; never negative.
+
+        Raises CompressionError unless finite.
+        """
+        require_finite(self.energy)
         return (self.energy / self.tokens - self.means.square()).clamp_min(0)
+
+
+def require_finite(*products: Tensor) -> None:
+    """Raises CompressionError if calibration made anything infinite or not a number."""
+    if not all(bool(torch.isfinite(product).all()) for product in products):
+        raise CompressionError("The calibration activations are not finite. Use an undamaged model or other text.")
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

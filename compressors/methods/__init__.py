@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from compressors.methods import block_influence, magnitude, random_units, wanda_sp
+from compressors.methods import (
+    block_influence,
+    flap,
+    magnitude,
+    modegpt_mlp,
+    obs,
+    prunenet,
+    random_units,
+    taylor,
+    wanda_sp,
+)
 from compressors.registry import Registry
 
-REGISTRY = Registry((random_units.METHOD, magnitude.METHOD, wanda_sp.METHOD, block_influence.METHOD))
+REGISTRY = Registry(
+    module.METHOD
+    for module in (random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, block_influence)
+)

@@ -1,0 +1,218 @@
+"""Which columns of a consumer can go when all the others may move to make up for it: optimal brain surgeon, exactly.
+
+The repair's objective f(W) = ||Y - X W^T||^2 + lambda ||W - W_0||^2 (see `compensation`) is a quadratic with the
+Hessian H = X^T X + lambda I around its optimum W* = (Y^T X + lambda W_0) H^-1. Forcing the columns S of W to zero while
+the rest moves best costs
+
+    tr(W_S ([H^-1]_SS)^-1 W_S^T),   W <- W - W_S ([H^-1]_SS)^-1 [H^-1]_S,:,   H^-1 <- H^-1 - [H^-1]_:,S (...) [H^-1]_S,:
+
+(Hassibi and Stork's surgeon in blocks; ZipLM arXiv 2302.04089, SlimGPT 2412.18110, OSSCAR 2403.12983). Because the
+removed columns of W_0 only add a constant, what is left after any sequence of removals is the ridge refit itself.
+
+Rescoring everything after every removal would be bound by memory: W and H^-1 are read once per unit. Here each round
+scores everything, takes a pool of the cheapest units and is exact and greedy inside the pool, where W matters only
+through W_P^T W_P; then the round's removals are applied at once, to W directly and to H^-1 as a pending low-rank
+downdate that is written out every `_FLUSH_COLUMNS` columns, together with dropping what is gone. With a pool of all
+units the order is the plain greedy one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressors.compensation import factorise
+from compressors.plan import Ranking
+from compressors.statistics import require_finite
+
+_FLUSH_COLUMNS = 1024
+_PANEL_COLUMNS = 1024
+_EXACT_COLUMNS = 1024
+_POOL_PER_BATCH = 2
+_BATCH_COLUMNS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """`weights` [columns, rows] is the optimum, transposed; `inverse` [columns, columns] is H^-1."""
+
+    weights: Tensor
+    inverse: Tensor
+
+
+def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: float) -> Quadratic:
+    """The quadratic of the weights `base` [rows, columns]; without `cross` the wanted output is `base` times the input.
+
+    A column without signal can be had for nothing: its optimum is set to zero. Raises CompressionError if the products
+    are not finite or cannot be factorised.
+    """
+    require_finite(gram) if cross is None else require_finite(gram, cross)
+    factor, ridge = factorise(gram, damping)
+    inverse = torch.cholesky_inverse(factor)
+    del factor
+    weights = base.T.to(gram).clone() if cross is None else inverse @ (cross + ridge * base.to(gram)).T
+    weights[gram.diagonal() <= 0] = 0
+    return Quadratic(weights.contiguous(), inverse)
+
+
+class Elimination:
+    """Removes units of `width` columns one after the other. Owns and overwrites the quadratic it is given.
+
+    `batch` units go between two looks at all units; None removes one by one up to 1024 columns, about 64 columns at a
+    time above.
+    """
+
+    def __init__(self, quadratic: Quadratic, width: int, *, batch: int | None = None) -> None:
+        self._weights, self._inverse, self._width = quadratic.weights, quadratic.inverse, width
+        self._units = torch.arange(len(self._weights) // width, device=self._weights.device)
+        self._alive = torch.ones(len(self._units), dtype=torch.bool, device=self._weights.device)
+        self._pending = self._inverse[:0]
+        self._inverse_blocks = diagonal_blocks(self._inverse, width).clone()
+        self._identity = torch.eye(width, dtype=self._inverse.dtype, device=self._inverse.device)
+        self._batch, self._pool = _round_sizes(len(self._units), width, batch)
+        self.order: list[int] = []
+        self.costs = torch.zeros(len(self._units), dtype=torch.float64)
+
+    def remove(self, count: int) -> None:
+        """Removes `count` more units, the cheapest first."""
+        left = count
+        while left > 0:
+            left -= self._round(min(left, self._batch))
+
+    def ranking(self) -> Ranking:
+        """What was removed, then the rest by what it would cost next."""
+        left, next_costs = self._survivors()
+        costs = self.costs.clone()
+        costs[left] = next_costs
+        rest = sorted(left.tolist(), key=lambda unit: (float(costs[unit]), -unit))
+        return Ranking(order=(*self.order, *rest), costs=costs)
+
+    def survivors(self) -> tuple[Tensor, Tensor]:
+        """Ascending base columns [kept] that are left and their optimal weights [rows, kept]."""
+        columns = self._columns(self._units[self._alive])
+        return columns, self._weights[self._columns(self._alive.nonzero()[:, 0])].T
+
+    def _survivors(self) -> tuple[Tensor, Tensor]:
+        return self._units[self._alive].cpu(), self._all_costs()[self._alive].double().cpu()
+
+    def _all_costs(self) -> Tensor:
+        """[units] cost of each as the next removal; infinite for what is gone."""
+        blocks = self._weights.view(len(self._units), self._width, -1)
+        costs = block_costs(_self_products(blocks), self._inverse_blocks)
+        return torch.where(self._alive, costs, torch.inf)
+
+    def _round(self, count: int) -> int:
+        """Removes up to `count` units after one look at all."""
+        costs = self._all_costs()
+        pool = costs.topk(min(self._pool, int(self._alive.sum())), largest=False).indices.sort().values
+        columns = self._columns(pool)
+        weights = self._weights[columns]
+        inverse = self._inverse[columns[:, None], columns] - self._pending[:, columns].T @ self._pending[:, columns]
+        picks, pick_costs = greedy_removal(weights @ weights.T, inverse, self._width, min(count, len(pool)))
+        chosen = pool[picks]
+        self._apply(chosen)
+        self.order += self._units[chosen].tolist()
+        self.costs[self._units[chosen].cpu()] = pick_costs.double().cpu()
+        if len(self._pending) >= _FLUSH_COLUMNS:
+            self._flush()
+        return len(picks)
+
+    def _apply(self, chosen: Tensor) -> None:
+        """Moves the survivors' weights to the optimum without `chosen` and takes note for the inverse."""
+        columns = self._columns(chosen)
+        rows = self._inverse[columns].addmm_(self._pending[:, columns].T, self._pending, alpha=-1)
+        factor = torch.linalg.cholesky(rows[:, columns])
+        downdate = torch.linalg.solve_triangular(factor, rows, upper=False)
+        scaled = torch.linalg.solve_triangular(factor, self._weights[columns], upper=False)
+        self._weights.addmm_(downdate.T, scaled, alpha=-1)
+        blocks = downdate.T.view(len(self._units), self._width, -1)
+        self._inverse_blocks -= _self_products(blocks)
+        self._inverse_blocks[chosen] = self._identity
+        self._pending = torch.cat((self._pending, downdate))
+        self._alive[chosen] = False
+
+    def _flush(self) -> None:
+        """Writes the pending downdate into the inverse and forgets the columns that are gone."""
+        kept = self._columns(self._alive.nonzero()[:, 0])
+        self._inverse = self._inverse.index_select(0, kept).index_select(1, kept)
+        subtract_square(self._inverse, self._pending[:, kept])
+        self._weights = self._weights[kept]
+        self._inverse_blocks = self._inverse_blocks[self._alive]
+        self._units = self._units[self._alive]
+        self._alive = self._alive[self._alive]
+        self._pending = self._inverse[:0]
+
+    def _columns(self, units: Tensor) -> Tensor:
+        return (units[:, None] * self._width + torch.arange(self._width, device=units.device)).flatten()
+
+
+def greedy_removal(products: Tensor, inverse: Tensor, width: int, count: int) -> tuple[list[int], Tensor]:
+    """The `count` units that go first when the cheapest goes at each step, and what each cost at its turn.
+
+    `products` [columns, columns] is W^T W and `inverse` the inverse Hessian of the same columns; both are overwritten.
+    """
+    alive = torch.ones(len(products) // width, dtype=torch.bool, device=products.device)
+    identity = torch.eye(width, dtype=inverse.dtype, device=inverse.device)
+    picks: list[int] = []
+    spent: list[Tensor] = []
+    for _ in range(count):
+        costs = block_costs(diagonal_blocks(products, width), diagonal_blocks(inverse, width))
+        costs = torch.where(alive, costs, torch.inf)
+        pick = int(costs.argmin())
+        picks.append(pick)
+        spent.append(costs[pick])
+        alive[pick] = False
+        _eliminate(products, inverse, slice(pick * width, (pick + 1) * width), identity)
+    return picks, torch.stack(spent)
+
+
+def _eliminate(products: Tensor, inverse: Tensor, gone: slice, identity: Tensor) -> None:
+    """Both matrices after the block `gone` was forced to zero; its own inverse becomes the identity, to be harmless."""
+    moves = _solve(inverse[gone, gone], inverse[gone])
+    half = (products[:, gone] - 0.5 * moves.T @ products[gone, gone]) @ moves
+    products -= half
+    products -= half.T
+    inverse -= inverse[:, gone] @ moves
+    inverse[gone, gone] = identity
+
+
+def diagonal_blocks(matrix: Tensor, width: int) -> Tensor:
+    """[units, width, width] view of the blocks on the diagonal."""
+    units = len(matrix) // width
+    return matrix.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def block_costs(products: Tensor, inverse: Tensor) -> Tensor:
+    """[units] tr(M_u ([H^-1]_uu)^-1) of blocks M_u = W_u^T W_u [units, width, width]."""
+    return _solve(inverse, products).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+
+
+def _solve(blocks: Tensor, right: Tensor) -> Tensor:
+    """`blocks^-1 right`; blocks of one column are divided by, which is many times quicker."""
+    return right / blocks if blocks.shape[-1] == 1 else torch.linalg.solve(blocks, right)
+
+
+def subtract_square(matrix: Tensor, factor: Tensor) -> None:
+    """`matrix -= factor^T factor` for symmetric `matrix`, computing one triangle and mirroring it."""
+    for start in range(0, len(matrix), _PANEL_COLUMNS):
+        stop = min(start + _PANEL_COLUMNS, len(matrix))
+        matrix[start:, start:stop].addmm_(factor[:, start:].T, factor[:, start:stop], alpha=-1)
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+
+
+def _self_products(blocks: Tensor) -> Tensor:
+    """[units, width, width] B B^T of [units, width, values]."""
+    if blocks.shape[1] == 1:
+        return torch.linalg.vector_norm(blocks, dim=2, keepdim=True).square()
+    return blocks @ blocks.transpose(1, 2)
+
+
+def _round_sizes(units: int, width: int, batch: int | None) -> tuple[int, int]:
+    """Units removed per round, and units in its pool."""
+    if batch is None:
+        if units * width <= _EXACT_COLUMNS:
+            return units, units
+        batch = max(1, _BATCH_COLUMNS // width)
+    return batch, batch * _POOL_PER_BATCH
