@@ -80,6 +80,15 @@ class MethodRef(Document):
     multiple_of: int
 
 
+class AllocationRef(Document):
+    """How the budget was spread over layers, and what it was counted in."""
+
+    name: str
+    config: dict[str, Any]
+    budget: Literal["units", "params", "kv_bytes", "latency"]
+    latency_table_sha256: str | None = None
+
+
 class CalibrationRef(Document):
     """The text that the statistics came from."""
 
@@ -117,6 +126,7 @@ class VariantManifest(Document):
     name: str
     base: BaseModelRef
     method: MethodRef
+    allocation: AllocationRef | None = None
     calibration: CalibrationRef | None
     layers: tuple[LayerShape, ...]
     footprint: Footprint

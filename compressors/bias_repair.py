@@ -7,7 +7,6 @@ earlier layers lost from what this one lost. A bias fitted together with the rid
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from compressors.statistics import ConsumerStatistics, require_finite

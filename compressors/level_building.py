@@ -84,4 +84,3 @@ def _pass(layer: LayerView, half: Half, streams: Streams | None, *, absent: bool
         streams.skip(index, layer, unit)
     else:
         streams.advance(index, layer, unit)
-

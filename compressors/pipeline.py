@@ -15,19 +15,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artifacts.files import require_free_name
+from artifacts.files import require_free_name, sha256_of_file
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
-from artifacts.variant import MANIFEST_NAME, Unit, VariantManifest
+from artifacts.variant import MANIFEST_NAME, AllocationRef, Unit, VariantManifest
+from compressors.allocation.opening import open_target
+from compressors.allocation.problem import Allocator, Problem
+from compressors.allocation.space import Target
+from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
-from compressors.budget import Budget, budget_for, uniform_allocation
+from compressors.budget import Budget, budget_for, default_multiple, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
 from compressors.registry import Method
 from compressors.relabel import stock_config
-from compressors.request import CompressionRequest, resolve_compensation, resolve_method
+from compressors.request import (
+    BudgetKind,
+    CompressionRequest,
+    resolve_allocation,
+    resolve_compensation,
+    resolve_method,
+)
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.source import Source, load_tokenizer, open_source
 from compressors.streams import hidden_states
@@ -36,21 +46,34 @@ from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
 Verifier = Callable[[Path], None]
 
+# A search visits every block many times; a model below this size stays in memory for it.
+_RESIDENT_BYTES = 1 << 33
+_FLOAT_BYTES = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A request with all that was resolved from it."""
+    """A request with all that was resolved from it. `budget` counts units, `target` a cost; there is one of them."""
 
     request: CompressionRequest
     method: Method
     units: tuple[Unit, ...]
     compensate: bool
     source: Source
-    budget: Budget
+    allocator: Allocator
+    kind: BudgetKind
+    budget: Budget | None
+    target: Target | None
+    multiple_of: int
 
     @property
     def needs_text(self) -> bool:
-        return self.method.needs_calibration or self.compensate
+        return self.method.needs_calibration or self.compensate or self.allocator.needs_text
+
+    @property
+    def latency_table_sha256(self) -> str | None:
+        table = self.request.latency_table
+        return None if table is None else sha256_of_file(table)
 
 
 def compress(
@@ -82,10 +105,29 @@ def compress(
 def _resolve(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
     compensate = resolve_compensation(request, method)
+    allocator, kind = resolve_allocation(request, method)
     require_free_name(request.out)
     source = open_source(request.model)
-    budget = budget_for(request.ratio, units, source.dimensions, request.multiple_of)
-    return Task(request=request, method=method, units=units, compensate=compensate, source=source, budget=budget)
+    base, asked = source.dimensions, request.multiple_of
+    multiple = default_multiple(base.ffn_width) if asked is None else asked
+    budget, target = None, None
+    if kind == "units":
+        budget = budget_for(request.ratio, units, base, multiple)
+    else:
+        widths = tuple(unit for unit in WIDTH_UNITS if unit in units)
+        target = open_target(source, kind, request.ratio, widths, multiple, request.latency_table)
+    return Task(
+        request=request,
+        method=method,
+        units=units,
+        compensate=compensate,
+        source=source,
+        allocator=allocator,
+        kind=kind,
+        budget=budget,
+        target=target,
+        multiple_of=multiple,
+    )
 
 
 def _make(
@@ -97,7 +139,7 @@ def _make(
     dtypes = {name: stored.dtype for name, stored in model.stored.items()}
     blocks = BlockFolder(workspace.blocks, model.skeleton, dtypes, model.device)
     with watch.stage("allocate", progress):
-        job = _job(task, _allocate(task, model, windows))
+        job = _job(task, _allocate(task, model, windows, workspace, progress))
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
@@ -109,9 +151,10 @@ def _make(
     return Making(
         name=task.request.out.name,
         ratio=task.request.ratio,
-        multiple_of=task.budget.multiple_of,
+        multiple_of=task.multiple_of,
         source=source,
         job=job,
+        allocation=_allocation_ref(task),
         calibration=None if calibration is None else calibration.reference,
         layers=layers,
         architecture=str(config.architectures[0]),
@@ -124,13 +167,40 @@ def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Sou
     write_probe(model, blocks, plan.kept_layers, out)
 
 
-def _allocate(task: Task, model: CheckpointModel, windows: Tensor | None) -> Allocation:
+def _allocate(
+    task: Task, model: CheckpointModel, windows: Tensor | None, workspace: Workspace, progress: Progress
+) -> Allocation:
+    if task.target is not None:
+        return _spread(task, task.target, windows, workspace, progress)
+    assert task.budget is not None
     dimensions, method = task.source.dimensions, task.method
     if method.select_layers is None:
         return uniform_allocation(task.budget, dimensions)
     assert windows is not None
     kept = method.select_layers(method.config, hidden_states(model, windows), task.budget.layers)
     return uniform_allocation(task.budget, dimensions, kept)
+
+
+def _spread(task: Task, target: Target, windows: Tensor | None, workspace: Workspace, progress: Progress) -> Allocation:
+    """The allocator's answer, which an interrupted attempt may have found already."""
+    found = workspace.found_allocation()
+    if found is None:
+        fits = task.source.footprint.params_blocks * _FLOAT_BYTES <= _RESIDENT_BYTES
+        model = CheckpointModel(task.source.folder, task.request.device, keep_resident=fits)
+        job = _job(task, target.space.dense_allocation)
+        problem = Problem(target=target, model=model, job=job, windows=windows, progress=progress)
+        found = task.allocator.allocate(task.allocator.config, problem)
+        workspace.keep_allocation(found)
+    return found
+
+
+def _allocation_ref(task: Task) -> AllocationRef:
+    return AllocationRef(
+        name=task.allocator.name,
+        config=task.allocator.resolved_config,
+        budget=task.kind,
+        latency_table_sha256=task.latency_table_sha256,
+    )
 
 
 def _job(task: Task, allocation: Allocation) -> PruningJob:
@@ -147,10 +217,11 @@ def _job(task: Task, allocation: Allocation) -> PruningJob:
 def _key(task: Task, windows: Tensor | None) -> str:
     """A short hash of everything that decides the bytes of the result."""
     wanted = asdict(task.request) | {"model": task.source.sha256}
-    for place in ("out", "calibration", "map_states", "keep_unfinished"):
+    for place in ("out", "calibration", "map_states", "keep_unfinished", "latency_table"):
         del wanted[place]
     text = b"" if windows is None else windows.numpy().tobytes()
-    decisive = [wanted, task.method.resolved_config, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
+    methods = [task.method.resolved_config, task.allocator.resolved_config, task.latency_table_sha256]
+    decisive = [wanted, methods, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -32,6 +32,26 @@ class Method(StrEnum):
     block_influence = "block_influence"
 
 
+class Allocation(StrEnum):
+    """How a budget is spread over layers; a test compares these with what the compressor knows."""
+
+    uniform = "uniform"
+    depth_increasing = "depth_increasing"
+    influence_softmax = "influence_softmax"
+    global_threshold = "global_threshold"
+    dynamic_programme = "dynamic_programme"
+    evolutionary = "evolutionary"
+
+
+class BudgetKind(StrEnum):
+    """What --ratio is a share of."""
+
+    units = "units"
+    params = "params"
+    kv_bytes = "kv_bytes"
+    latency = "latency"
+
+
 class Arrivals(StrEnum):
     constant = "constant"
     poisson = "poisson"
@@ -61,6 +81,16 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    allocation: Annotated[
+        Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
+    ] = Allocation.uniform,
+    budget: Annotated[
+        BudgetKind | None,
+        typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
+    ] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")
+    ] = None,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
@@ -81,6 +111,9 @@ def compress(
         seed=seed,
         multiple_of=multiple_of,
         compensate=compensate,
+        allocation=allocation.value,
+        budget=None if budget is None else budget.value,
+        latency_table=latency_table,
     )
     with show_progress() as progress:
         manifest = run_compress(request, progress)

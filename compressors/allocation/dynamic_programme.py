@@ -36,7 +36,7 @@ def allocate(config: DynamicProgrammeConfig, problem: Problem) -> Allocation:
     bench = DivergenceBench(problem.model, windows)
     options = marginal_options(bench, library, target, base, grid, config.measured_tokens)
     chosen = best_sum(target, base, options) or base
-    return target.filled(chosen, {half: 0.0 for half in target.space.halves})
+    return target.filled(chosen, dict.fromkeys(target.space.halves, 0.0))
 
 
 ALLOCATOR = Allocator(

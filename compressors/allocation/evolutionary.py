@@ -104,7 +104,7 @@ class _Search:
             random=random,
             tick=self._tick,
         )
-        return self._target.filled(winner, {half: 0.0 for half in self._target.space.halves})
+        return self._target.filled(winner, dict.fromkeys(self._target.space.halves, 0.0))
 
     def _build(self, base: Allocation, grid: Grid) -> LevelLibrary:
         """Levels around a base, and the base's own divergence noted."""

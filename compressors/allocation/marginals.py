@@ -27,9 +27,7 @@ def grid_around(space: WidthSpace, base: Allocation, step: float, reach: int, *,
     return {half: _levels(space, half, base, step, reach, absent) for half in space.halves}
 
 
-def _levels(
-    space: WidthSpace, half: Half, base: Allocation, step: float, reach: int, absent: bool
-) -> tuple[int, ...]:
+def _levels(space: WidthSpace, half: Half, base: Allocation, step: float, reach: int, absent: bool) -> tuple[int, ...]:
     index, unit = half
     here, full = base[index].count(unit), space.dense.count(unit)
     found = {here, full} | ({0} if absent else set())
@@ -57,7 +55,7 @@ def marginal_options(
     """By half its levels with their costs and the KL divergence in nats per token that they add to the base's."""
     candidates = [(half, count, resized(base, half, count)) for half, counts in grid.items() for count in counts]
     found = bench.divergences([base, *(candidate for _, _, candidate in candidates)], library, max_tokens)
-    options: dict[Half, tuple[Option, ...]] = {half: () for half in grid}
+    options: dict[Half, tuple[Option, ...]] = dict.fromkeys(grid, ())
     for (half, count, _), divergence in zip(candidates, found[1:], strict=True):
         option = Option(count, target.costs.half(half[1], count), divergence - found[0])
         options[half] = (*options[half], option)

@@ -12,8 +12,8 @@ from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
 from compressors.allocation.space import Target
 from compressors.blocks import BlockModel
-from compressors.sequential import PruningJob
 from compressors.plan import Allocation
+from compressors.sequential import PruningJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

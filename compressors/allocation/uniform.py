@@ -21,9 +21,7 @@ def allocate(config: UniformConfig, problem: Problem) -> Allocation:
 def uniform_within(target: Target) -> Allocation:
     """For every number of KV groups the widest FFN that fits; of those the pair whose removed shares differ least."""
     space = target.space
-    fitting = [
-        widest for groups in space.widths["kv"] if (widest := _widest_ffn(target, groups)) is not None
-    ]
+    fitting = [widest for groups in space.widths["kv"] if (widest := _widest_ffn(target, groups)) is not None]
 
     def imbalance(width: LayerBudget) -> tuple[float, int]:
         kept = [width.count(unit) / space.dense.count(unit) for unit in space.units]
@@ -40,6 +38,4 @@ def _widest_ffn(target: Target, groups: int) -> LayerBudget | None:
     return None
 
 
-ALLOCATOR = Allocator(
-    name="uniform", config=UniformConfig(), needs_text=False, paper="the control", allocate=allocate
-)
+ALLOCATOR = Allocator(name="uniform", config=UniformConfig(), needs_text=False, paper="the control", allocate=allocate)

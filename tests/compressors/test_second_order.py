@@ -209,7 +209,7 @@ def test_an_indefinite_gram_matrix_is_damped() -> None:
     gram = torch.diag(torch.tensor([1.0, 1.0, 1.0, -1e-3], dtype=torch.float64))
     elimination = Elimination(quadratic_of(gaussian(3, 4), gram, None, 1e-6), 1)
     elimination.remove(2)
-    assert 3 == elimination.order[0] and bool(torch.isfinite(elimination.costs).all())
+    assert elimination.order[0] == 3 and bool(torch.isfinite(elimination.costs).all())
 
 
 def test_a_hopeless_gram_matrix_is_reported() -> None:
