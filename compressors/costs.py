@@ -66,6 +66,7 @@ def kv_byte_costs(bytes_per_group: int, dense: LayerBudget) -> CostModel:
 def latency_costs(table: LatencyTable, dense: LayerBudget) -> CostModel:
     """Seconds per decode step. Raises ConfigError if the table does not reach the dense widths."""
     halves: dict[WidthUnit, tuple[float, ...]] = {
-        unit: tuple(table.seconds(unit, count) for count in range(dense.count(unit) + 1)) for unit in WIDTH_UNITS
+        unit: tuple(table.seconds(unit, count) for count in range(dense.count(unit), -1, -1))[::-1]
+        for unit in WIDTH_UNITS
     }
     return CostModel(kind="latency", fixed=table.fixed_s, halves=halves)
