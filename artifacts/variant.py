@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from artifacts.document import Document
 from artifacts.errors import CheckpointError
@@ -15,6 +15,7 @@ from artifacts.files import sha256_of_file
 MANIFEST_NAME = "variant.json"
 
 Unit = Literal["ffn", "kv", "layers"]
+TEXT_METRICS = ("loss_nats", "perplexity", "kl_nats", "js_nats", "top1_agreement")
 
 
 class LayerShape(Document):
@@ -75,7 +76,7 @@ class MethodRef(Document):
     name: str
     config: dict[str, Any]
     units: tuple[Unit, ...]
-    compensate: bool
+    repair: Literal["none", "ridge", "bias"]
     seed: int
     multiple_of: int
 
@@ -100,15 +101,34 @@ class CalibrationRef(Document):
 
 
 class QualityRecord(Document):
-    """One measured quality value with all that makes it comparable."""
+    """One measured quality value with all that makes it comparable.
 
-    metric: Literal["loss_nats", "perplexity", "kl_nats", "top1_agreement"]
+    Without `task` it is a mean over the tokens of a held-out text and `metric` is one of `TEXT_METRICS`; with `task` it
+    is a score of the evaluation harness over `questions`, under the harness's own name for it (`acc`, `acc_norm`, ...).
+    """
+
+    metric: str
     value: float
-    corpus: str
-    corpus_sha256: str
-    length_tokens: int
-    tokens: int
+    corpus: str = Field(description="the text's file, or where a task's questions come from")
+    corpus_sha256: str = Field(description="of the text, or of a task's questions as they were asked")
+    length_tokens: int = Field(description="window of a text; longest context with answer of a task")
+    tokens: int = Field(description="how many were predicted")
     reference: str | None = None
+    task: str | None = None
+    questions: int | None = None
+    stderr: float | None = Field(default=None, description="standard error of a task's score over its questions")
+    through: Literal["transformers", "endpoint"] | None = Field(
+        default=None, description="what computed a task's score"
+    )
+    harness: str | None = Field(default=None, description="name and version of what asked a task's questions")
+
+    @model_validator(mode="after")
+    def _is_comparable(self) -> Self:
+        if self.task is None and self.metric not in TEXT_METRICS:
+            raise ValueError(f"metric {self.metric!r} of a text is none of {', '.join(TEXT_METRICS)}")
+        if self.task is not None and (self.questions is None or self.through is None):
+            raise ValueError(f"task {self.task!r} lacks its questions or what it was scored through")
+        return self
 
 
 class CompressionCost(Document):
@@ -167,7 +187,7 @@ def verify_checksums(folder: Path, manifest: VariantManifest) -> None:
 
 
 def record_quality(folder: Path, records: tuple[QualityRecord, ...]) -> VariantManifest:
-    """Adds measured values to `variant.json`, replacing earlier ones of the same metric, corpus and length.
+    """Adds measured values to `variant.json`, replacing earlier ones of the same metric, task, corpus, length and way.
 
     Raises ConfigError if the folder has no manifest.
     """
@@ -179,5 +199,5 @@ def record_quality(folder: Path, records: tuple[QualityRecord, ...]) -> VariantM
     return updated
 
 
-def _quality_key(record: QualityRecord) -> tuple[str, str, int]:
-    return record.metric, record.corpus_sha256, record.length_tokens
+def _quality_key(record: QualityRecord) -> tuple[str | int | None, ...]:
+    return record.metric, record.task, record.corpus_sha256, record.length_tokens, record.through

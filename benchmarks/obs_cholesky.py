@@ -44,18 +44,19 @@ PAGE = """# Second-order selection, measured in Cholesky factorisations
 within {limit:g} times the time of one Cholesky factorisation of the same Gram matrix, inverse included?*
 {answer}
 
-| type | repeats | factorisation, s | selection, s | cut and repair, s | ratio (median) | ratio (range) | peak of the process, GiB |
+| type | repeats | factorisation, s | selection, s | cut and repair, s | ratio (median) | ratio (range) | peak, GiB |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 **Protocol.** A Gram matrix of {sample:,} random correlated tokens plus a tenth of its mean diagonal on the diagonal
 (full rank), wanted outputs that differ from what the weights write, the default configuration: {config}. One repeat
 times `torch.linalg.cholesky`, then `obs`'s ranking and the refit, in the same type and process with {cores} threads.
-Medians; the ratio is taken within each repeat. Nothing else ran on the machine.
+Medians; the ratio is taken within each repeat. Peak: the whole process. Nothing else was measured at the time.
 
-**Where the time goes by count.** In units of one factorisation (n^3 / 3 operations, n columns, r = 0.37 n rows): the
-factor 1, its inverse 2, the optimum of the uncut weights 2.2, downdates of the inverse in one triangle 0.9, updates of the
-weights 0.8, the refit 0.7 - together 7.6, most of it matrix products, which run faster per operation than a factorisation.
+**Where the time goes by count.** In units of one factorisation (n^3 / 3 operations for n columns; 0.37 n rows): the
+factor 1, its inverse 2, the optimum of the uncut weights 2.2, downdates of the inverse in one triangle 0.9, updates of
+the weights 0.8, the refit 0.7 - together 7.6. Most of it is matrix products, which do more operations a second than a
+factorisation.
 
 **Read with care.** One machine. A random Gram matrix says nothing about quality.
 

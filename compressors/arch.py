@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from artifacts.errors import UnsupportedModel
 from artifacts.variant import LayerShape
+from modeling.pruned_config import ARCHITECTURE as PER_LAYER
 
 WidthUnit = Literal["ffn", "kv"]
 
 # In the order in which a layer computes them.
 WIDTH_UNITS: tuple[WidthUnit, ...] = ("kv", "ffn")
 
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SeedOssForCausalLM")
+SUPPORTED = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SeedOssForCausalLM",
+    PER_LAYER,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from compressors.arch import LayerView
 from compressors.footprint import EMBEDDING, HEAD
 from compressors.shards import Stored, stored_tensors
 from compressors.skeleton import Skeleton
+from modeling.registration import register_with_transformers
 
 FINAL_NORM = "model.norm.weight"
 _HEAD_ROWS = 16384
@@ -55,6 +56,7 @@ class CheckpointModel:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", *, keep_resident: bool = False) -> None:
         """Raises CheckpointError if a tensor that the configuration implies is missing."""
+        register_with_transformers()
         self._config = AutoConfig.from_pretrained(folder, local_files_only=True)
         self.skeleton = Skeleton(self._config)
         self.stored = stored_tensors(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
@@ -32,12 +33,36 @@ class Budget:
     multiple_of: int
 
 
-def uniform_allocation(budget: Budget, base: Dimensions, kept_layers: tuple[int, ...] | None = None) -> Allocation:
-    """The same widths in every layer that stays; `kept_layers` None keeps the budgeted number from the front."""
+def base_widths(config: Any) -> Allocation:
+    """What every layer of a model has, from its Transformers configuration."""
+    flat = {"kv_heads": config.num_key_value_heads, "ffn_width": config.intermediate_size}
+    shapes = getattr(config, "layer_shapes", None) or [flat] * config.num_hidden_layers
+    return tuple(LayerBudget(kv_groups=shape["kv_heads"], ffn_channels=shape["ffn_width"]) for shape in shapes)
+
+
+def uniform_allocation(
+    budget: Budget, base: Dimensions, widths: Allocation, kept_layers: tuple[int, ...] | None = None
+) -> Allocation:
+    """The budget's share of each layer's own `widths`, which `base` has the largest of.
+
+    `kept_layers` None keeps the budgeted number from the front; layers that go keep nothing.
+    """
     kept = range(budget.layers) if kept_layers is None else kept_layers
-    width = LayerBudget(kv_groups=budget.kv_heads, ffn_channels=budget.ffn_width)
     absent = LayerBudget(kv_groups=0, ffn_channels=0)
-    return tuple(width if index in kept else absent for index in range(base.layers))
+    return tuple(
+        LayerBudget(
+            kv_groups=_share(layer.kv_groups, budget.kv_heads, base.kv_heads),
+            ffn_channels=_share(layer.ffn_channels, budget.ffn_width, base.ffn_width),
+        )
+        if index in kept
+        else absent
+        for index, layer in enumerate(widths)
+    )
+
+
+def _share(count: int, kept: int, of: int) -> int:
+    """`count * kept / of`, rounded, at least one unit where there was one."""
+    return count if kept == of or count == 0 else max(1, _rounded(count * kept / of))
 
 
 def require_ratio(ratio: float) -> None:

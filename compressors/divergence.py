@@ -59,7 +59,7 @@ class DivergenceBench:
             found |= dict(zip(lot, self._lot(lot, levels or WholeHalves(), windows), strict=True))
         return [found[candidate] for candidate in candidates]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _lot(self, candidates: list[Allocation], levels: LevelSource, windows: int) -> list[float]:
         states: dict[Prefix, Tensor] = {(): self._embedded[:windows].to(self._model.device)}
         prefixes: list[Prefix] = [()] * len(candidates)

@@ -67,10 +67,13 @@ def _build_half(
         return
     statistics = None if streams is None else streams.observe(index, layer, unit)
     library.rankings[half] = rank_half(index, layer, unit, job, statistics, full - cut[0])
-    for count in cut if job.compensate else ():
+    for count in cut if job.repair != "none" else ():
         own = with_own_half(layer, unit)
-        cut_and_repair(own.group(unit), library.rankings[half].kept(count), statistics, job.dtype)
-        library.consumers[half, count] = own.group(unit).consumer.weight.detach()
+        cut_and_repair(own.group(unit), library.rankings[half].kept(count), statistics, job)
+        consumer = own.group(unit).consumer
+        library.consumers[half, count] = consumer.weight.detach()
+        if consumer.bias is not None:
+            library.biases[half, count] = consumer.bias.detach()
     if streams is not None:
         streams.pruned.move(index, library.at(index, layer, unit, base_count), unit)
 

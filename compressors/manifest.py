@@ -115,7 +115,7 @@ def _method_ref(making: Making) -> MethodRef:
         name=job.method.name,
         config=job.method.resolved_config,
         units=job.units,
-        compensate=job.compensate,
+        repair=job.repair,
         seed=job.seed,
         multiple_of=making.multiple_of,
     )

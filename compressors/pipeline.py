@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,31 +24,41 @@ from compressors.allocation.problem import Allocator, Problem
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
-from compressors.budget import Budget, budget_for, default_multiple, uniform_allocation
+from compressors.budget import Budget, base_widths, budget_for, default_multiple, uniform_allocation
 from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.card import ResourceCard, Workload, resource_card
 from compressors.export import PROBE_NAME, assemble_weights, copy_companions, write_config, write_probe
+from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, describe_variant, shapes_after
 from compressors.plan import Allocation, Plan
 from compressors.registry import Method
-from compressors.relabel import stock_config
+from compressors.relabel import checkpoint_config
+from compressors.repair import Repair
 from compressors.request import (
     BudgetKind,
     CompressionRequest,
+    require_device,
     resolve_allocation,
-    resolve_compensation,
     resolve_method,
+    resolve_repair,
 )
 from compressors.sequential import PruningJob, prune_blocks
+from compressors.shards import stored_tensors
 from compressors.source import Source, load_tokenizer, open_source
 from compressors.streams import hidden_states
 from compressors.verify import verify_in_fresh_process
 from compressors.workspace import BlockFolder, Workspace, resumable_directory
 
 Verifier = Callable[[Path], None]
+Announcer = Callable[[ResourceCard], None]
 
 # A search visits every block many times; a model below this size stays in memory for it.
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4
+
+
+def unannounced(card: ResourceCard) -> None:
+    """For callers that do not read the card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +68,7 @@ class Task:
     request: CompressionRequest
     method: Method
     units: tuple[Unit, ...]
-    compensate: bool
+    repair: Repair
     source: Source
     allocator: Allocator
     kind: BudgetKind
@@ -68,18 +78,26 @@ class Task:
 
     @property
     def needs_text(self) -> bool:
-        return self.method.needs_calibration or self.compensate or self.allocator.needs_text
+        return self.method.needs_calibration or self.repair != "none" or self.allocator.needs_text
 
     @property
-    def latency_table_sha256(self) -> str | None:
+    def allocation(self) -> AllocationRef:
         table = self.request.latency_table
-        return None if table is None else sha256_of_file(table)
+        return AllocationRef(
+            name=self.allocator.name,
+            config=self.allocator.resolved_config,
+            budget=self.kind,
+            latency_table_sha256=None if table is None else sha256_of_file(table),
+        )
 
 
 def compress(
-    request: CompressionRequest, progress: Progress = silent, verify: Verifier = verify_in_fresh_process
+    request: CompressionRequest,
+    progress: Progress = silent,
+    verify: Verifier = verify_in_fresh_process,
+    announce: Announcer = unannounced,
 ) -> VariantManifest:
-    """Writes the variant directory `request.out` and returns its manifest.
+    """Writes the variant directory `request.out` and returns its manifest. `announce` gets the resource card first.
 
     After a kill or Ctrl-C the same request goes on from the first block that is missing and gives the same bytes.
     Raises ConfigError, CheckpointError, UnsupportedModel or CompressionError; then nothing is left at `request.out`.
@@ -89,8 +107,9 @@ def compress(
     with watch.stage("calibrate", progress):
         calibration = _draw_calibration(task)
     windows = None if calibration is None else calibration.windows
+    announce(resource_card(stored_tensors(task.source.folder), _workload(task, windows)))
     unfinished = resumable_directory(request.out, _key(task, windows), keep_unfinished=request.keep_unfinished)
-    with unfinished as workspace, torch.inference_mode():
+    with unfinished as workspace, torch.no_grad():
         making = _make(task, calibration, workspace, watch, progress)
         manifest = describe_variant(making, workspace.result, watch.cost())
         with watch.stage("verify", progress):
@@ -104,8 +123,9 @@ def compress(
 
 def _resolve(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
-    compensate = resolve_compensation(request, method)
+    repair = resolve_repair(request, method)
     allocator, kind = resolve_allocation(request, method)
+    require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
     base, asked = source.dimensions, request.multiple_of
@@ -114,13 +134,12 @@ def _resolve(request: CompressionRequest) -> Task:
     if kind == "units":
         budget = budget_for(request.ratio, units, base, multiple)
     else:
-        widths = tuple(unit for unit in WIDTH_UNITS if unit in units)
-        target = open_target(source, kind, request.ratio, widths, multiple, request.latency_table)
+        target = open_target(source, kind, request.ratio, units, multiple, request.latency_table)
     return Task(
         request=request,
         method=method,
         units=units,
-        compensate=compensate,
+        repair=repair,
         source=source,
         allocator=allocator,
         kind=kind,
@@ -138,13 +157,19 @@ def _make(
         model = CheckpointModel(source.folder, task.request.device)
     dtypes = {name: stored.dtype for name, stored in model.stored.items()}
     blocks = BlockFolder(workspace.blocks, model.skeleton, dtypes, model.device)
+    job = _job(task, ())
+    if task.method.needs == "gradients" and windows is not None:
+        with watch.stage("gradients", silent):
+            ranked = tuple(unit for unit in WIDTH_UNITS if unit in task.units)
+            rankings = gradient_rankings(model, task.method, ranked, windows, task.request.seed, progress)
+        job = replace(job, rankings=rankings)
     with watch.stage("allocate", progress):
-        job = _job(task, _allocate(task, model, windows, workspace, progress))
+        job = replace(job, allocation=_allocate(task, model, job, windows, workspace, progress))
     with watch.stage("prune", silent):
         states = workspace.states if task.request.map_states else None
         plan = prune_blocks(model, job, windows, blocks, progress, states)
     layers = shapes_after(plan, source.config["num_attention_heads"] // source.config["num_key_value_heads"])
-    config = stock_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
+    config = checkpoint_config(model.config, layers, source.architecture, str(source.dtype).removeprefix("torch."))
     with watch.stage("export", progress):
         _export(model, blocks, plan, source, workspace.result)
         write_config(config, workspace.result)
@@ -154,10 +179,25 @@ def _make(
         multiple_of=task.multiple_of,
         source=source,
         job=job,
-        allocation=_allocation_ref(task),
+        allocation=task.allocation,
         calibration=None if calibration is None else calibration.reference,
         layers=layers,
         architecture=str(config.architectures[0]),
+    )
+
+
+def _workload(task: Task, windows: Tensor | None) -> Workload:
+    job, config = _job(task, ()), task.source.config
+    looks = windows is not None and job.wants_streams
+    return Workload(
+        tokens=windows.numel() if looks and windows is not None else 0,
+        window_tokens=task.request.window_tokens,
+        hidden=config["hidden_size"],
+        ffn_width=config["intermediate_size"],
+        attention_width=config["num_attention_heads"] * config["head_dim"],
+        streams=looks * (1 + job.wants_products),
+        products=looks and job.wants_products,
+        second_order=looks and task.method.needs == "gram",
     )
 
 
@@ -168,39 +208,37 @@ def _export(model: CheckpointModel, blocks: BlockFolder, plan: Plan, source: Sou
 
 
 def _allocate(
-    task: Task, model: CheckpointModel, windows: Tensor | None, workspace: Workspace, progress: Progress
+    task: Task,
+    model: CheckpointModel,
+    job: PruningJob,
+    windows: Tensor | None,
+    workspace: Workspace,
+    progress: Progress,
 ) -> Allocation:
     if task.target is not None:
-        return _spread(task, task.target, windows, workspace, progress)
+        return _spread(task, task.target, job, windows, workspace, progress)
     assert task.budget is not None
-    dimensions, method = task.source.dimensions, task.method
+    dimensions, widths, method = task.source.dimensions, base_widths(model.config), task.method
     if method.select_layers is None:
-        return uniform_allocation(task.budget, dimensions)
+        return uniform_allocation(task.budget, dimensions, widths)
     assert windows is not None
     kept = method.select_layers(method.config, hidden_states(model, windows), task.budget.layers)
-    return uniform_allocation(task.budget, dimensions, kept)
+    return uniform_allocation(task.budget, dimensions, widths, kept)
 
 
-def _spread(task: Task, target: Target, windows: Tensor | None, workspace: Workspace, progress: Progress) -> Allocation:
+def _spread(
+    task: Task, target: Target, job: PruningJob, windows: Tensor | None, workspace: Workspace, progress: Progress
+) -> Allocation:
     """The allocator's answer, which an interrupted attempt may have found already."""
     found = workspace.found_allocation()
     if found is None:
         fits = task.source.footprint.params_blocks * _FLOAT_BYTES <= _RESIDENT_BYTES
         model = CheckpointModel(task.source.folder, task.request.device, keep_resident=fits)
-        job = _job(task, target.space.dense_allocation)
-        problem = Problem(target=target, model=model, job=job, windows=windows, progress=progress)
+        dense = replace(job, allocation=target.space.dense_allocation)
+        problem = Problem(target=target, model=model, job=dense, windows=windows, progress=progress)
         found = task.allocator.allocate(task.allocator.config, problem)
         workspace.keep_allocation(found)
     return found
-
-
-def _allocation_ref(task: Task) -> AllocationRef:
-    return AllocationRef(
-        name=task.allocator.name,
-        config=task.allocator.resolved_config,
-        budget=task.kind,
-        latency_table_sha256=task.latency_table_sha256,
-    )
 
 
 def _job(task: Task, allocation: Allocation) -> PruningJob:
@@ -208,7 +246,7 @@ def _job(task: Task, allocation: Allocation) -> PruningJob:
         method=task.method,
         units=task.units,
         allocation=allocation,
-        compensate=task.compensate,
+        repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
     )
@@ -220,8 +258,8 @@ def _key(task: Task, windows: Tensor | None) -> str:
     for place in ("out", "calibration", "map_states", "keep_unfinished", "latency_table"):
         del wanted[place]
     text = b"" if windows is None else windows.numpy().tobytes()
-    methods = [task.method.resolved_config, task.allocator.resolved_config, task.latency_table_sha256]
-    decisive = [wanted, methods, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
+    chosen = [task.method.resolved_config, task.allocation.model_dump()]
+    decisive = [wanted, chosen, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -2,8 +2,10 @@
 
 Protocol: each document of the text is cut into windows of `length_tokens`, a BOS in front of each if the tokenizer has
 one, and every token after a window's first is predicted from what stands before it in the window. The loss is the mean
-negative log likelihood of those tokens. With a reference, KL(reference || model) over the whole vocabulary and the
-share of equal most likely tokens are means over the same positions.
+negative log likelihood of those tokens. With a reference, KL(reference || model) and the Jensen-Shannon divergence over
+the whole vocabulary and the share of equal most likely tokens are means over the same positions. Jensen-Shannon is the
+mean of both distributions' KL to their midpoint (Lin 1991, "Divergence measures based on the Shannon entropy", with
+equal weights): symmetric, and at most ln 2 even where the model gives no probability at all to a likely token.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from artifacts.progress import Progress, silent
 from artifacts.variant import QualityRecord
 from compressors.source import load_model, load_tokenizer, open_source
 from compressors.text import TextCorpus, encode_documents, read_corpus, window_prefix
+
+COMPARED = frozenset({"kl_nats", "js_nats", "top1_agreement"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,25 +51,27 @@ class Evaluation(Document):
     corpus: str
     corpus_sha256: str
     kl_nats: float | None = Field(description="mean KL(reference || model); null without a reference")
+    js_nats: float | None = Field(description="mean Jensen-Shannon divergence, in [0, ln 2]; null without a reference")
     top1_agreement: float | None = Field(description="share of positions with the same most likely token")
 
     def records(self, reference: str | None = None) -> tuple[QualityRecord, ...]:
-        """The values as a manifest's quality entries; `reference` names the model the last two compare with."""
+        """The values as a manifest's quality entries; `reference` names the model the last three compare with."""
         measured = {
             "loss_nats": self.loss_nats,
             "perplexity": self.perplexity,
             "kl_nats": self.kl_nats,
+            "js_nats": self.js_nats,
             "top1_agreement": self.top1_agreement,
         }
         return tuple(
             QualityRecord(
-                metric=metric,  # type: ignore[arg-type]
+                metric=metric,
                 value=value,
                 corpus=self.corpus,
                 corpus_sha256=self.corpus_sha256,
                 length_tokens=self.length_tokens,
                 tokens=self.tokens,
-                reference=reference if metric in {"kl_nats", "top1_agreement"} else None,
+                reference=reference if metric in COMPARED else None,
             )
             for metric, value in measured.items()
             if value is not None
@@ -79,6 +85,7 @@ class Sums:
     tokens: int = 0
     loss_nats: float = 0.0
     kl_nats: float = 0.0
+    js_nats: float = 0.0
     agreements: int = 0
 
 
@@ -131,8 +138,15 @@ def add_window(sums: Sums, model: Any, reference: Any | None, window: Tensor) ->
     sums.loss_nats -= float(log_probs.gather(1, targets[:, None]).double().sum())
     if reference is not None:
         wanted = _log_probs(reference, window)
-        sums.kl_nats += float((wanted.exp() * (wanted - log_probs)).double().sum())
+        sums.kl_nats += _kl_sum(wanted, log_probs)
+        midpoint = torch.logaddexp(wanted, log_probs) - math.log(2)
+        sums.js_nats += (_kl_sum(wanted, midpoint) + _kl_sum(log_probs, midpoint)) / 2
         sums.agreements += int((wanted.argmax(dim=1) == log_probs.argmax(dim=1)).sum())
+
+
+def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
+    """Sum over positions of KL(p || q); both [positions, vocabulary]."""
+    return float((log_p.exp() * (log_p - log_q)).double().sum())
 
 
 def _log_probs(model: Any, window: Tensor) -> Tensor:
@@ -170,5 +184,6 @@ def _evaluation(sums: Sums, request: EvaluationRequest, corpus: TextCorpus) -> E
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
         kl_nats=sums.kl_nats / sums.tokens if compared else None,
+        js_nats=sums.js_nats / sums.tokens if compared else None,
         top1_agreement=sums.agreements / sums.tokens if compared else None,
     )

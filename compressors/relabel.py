@@ -19,6 +19,8 @@ from transformers import AutoConfig
 
 from artifacts.errors import UnsupportedModel
 from artifacts.variant import LayerShape
+from modeling.pruned_config import ARCHITECTURE as PER_LAYER
+from modeling.pruned_config import SHAPE_KEYS, PrunedConfig, pruned_config
 
 _MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
@@ -39,6 +41,25 @@ _SHARED_FIELDS = (
     *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("initializer_range", "attention_dropout", "use_cache"),
 )
+
+
+def checkpoint_config(base: Any, layers: Sequence[LayerShape], architecture: str, dtype: str) -> Any:
+    """The configuration of the pruned model: a stock class where one loads these shapes, else the per-layer family.
+
+    `base` is the configuration of the model that was pruned, of class `architecture`; `layers` has an entry for each of
+    its layers; `dtype` is the name of the stored type, such as bfloat16. Raises UnsupportedModel for other families.
+    """
+    if architecture != PER_LAYER and is_uniform(layers):
+        return stock_config(base, layers, architecture, dtype)
+    if architecture == PER_LAYER:
+        kept = [layer for layer in layers if layer.present]
+        shapes = [{key: getattr(layer, key) for key in SHAPE_KEYS} for layer in kept]
+        fields = base.to_dict() | {"layer_shapes": shapes, "num_hidden_layers": len(kept)}
+        config: Any = PrunedConfig(**fields)
+    else:
+        config = pruned_config(base.to_dict(), layers, architecture)
+    config.dtype = dtype
+    return config
 
 
 def stock_config(base: Any, layers: Sequence[LayerShape], architecture: str, dtype: str) -> Any:

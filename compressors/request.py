@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.allocation import allocator_named
@@ -14,9 +16,10 @@ from compressors.budget import require_ratio
 from compressors.costs import CostKind
 from compressors.methods import REGISTRY
 from compressors.registry import Method
+from compressors.repair import Repair
 
 Device = Literal["cpu", "cuda"]
-# "units" removes the share of each kind of unit, the others the share of a cost of the decoder blocks.
+# "units" removes the share of each kind of unit, the others the share of a cost.
 BudgetKind = Literal["units"] | CostKind
 
 
@@ -24,7 +27,7 @@ BudgetKind = Literal["units"] | CostKind
 class CompressionRequest:
     """What a user asks for.
 
-    `units` None is the method's first kind; `compensate` None repairs when calibration text is given and the method
+    `units` None is the method's first kind; `repair` None is ridge when calibration text is given and the method
     prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `ratio` is a share of what `budget`
     names; None is "units" for the uniform allocation and "params" for others. `map_states` keeps the calibration hidden
     states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on Ctrl-C, for
@@ -41,7 +44,7 @@ class CompressionRequest:
     window_tokens: int = 256
     seed: int = 0
     multiple_of: int | None = None
-    compensate: bool | None = None
+    repair: Repair | None = None
     allocation: str = "uniform"
     budget: BudgetKind | None = None
     latency_table: Path | None = None
@@ -66,16 +69,22 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
     return method, units
 
 
-def resolve_compensation(request: CompressionRequest, method: Method) -> bool:
-    """Whether consumers are refitted. Raises ConfigError if that was asked for and cannot be."""
+def require_device(device: Device) -> None:
+    """Raises ConfigError for a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but PyTorch sees no CUDA device here. Use --device cpu.")
+
+
+def resolve_repair(request: CompressionRequest, method: Method) -> Repair:
+    """What is done to cut consumers. Raises ConfigError if a repair was asked for and cannot be."""
     prunes_widths = method.rank_width is not None
-    if request.compensate is None:
-        return prunes_widths and request.calibration is not None
-    if request.compensate and not prunes_widths:
+    if request.repair is None:
+        return "ridge" if prunes_widths and request.calibration is not None else "none"
+    if request.repair != "none" and not prunes_widths:
         raise ConfigError(f"Method {method.name} removes layers, which leaves nothing to refit. Use --no-compensate.")
-    if request.compensate and request.calibration is None:
+    if request.repair != "none" and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")
-    return request.compensate
+    return request.repair
 
 
 def resolve_allocation(request: CompressionRequest, method: Method) -> tuple[Allocator, BudgetKind]:

@@ -13,15 +13,15 @@ from random import Random
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from artifacts.progress import Progress
 from artifacts.variant import Unit
 from compressors.arch import WIDTH_UNITS, LayerView, UnitGroup, WidthUnit
 from compressors.blocks import BlockModel
-from compressors.compensation import refit_consumer
 from compressors.plan import ABSENT, Allocation, LayerPlan, Plan, Ranking
 from compressors.registry import Method, WidthEvidence
+from compressors.repair import Repair, repair_consumer
 from compressors.statistics import ConsumerStatistics
 from compressors.streams import Streams
 from compressors.surgery import keep_units, remove_half, unit_slots
@@ -38,7 +38,7 @@ class PruningJob:
     method: Method
     units: tuple[Unit, ...]
     allocation: Allocation
-    compensate: bool
+    repair: Repair
     seed: int
     dtype: torch.dtype = torch.float32
     rankings: Mapping[tuple[int, WidthUnit], Ranking] = field(default_factory=dict)
@@ -46,12 +46,13 @@ class PruningJob:
     @property
     def wants_products(self) -> bool:
         """Whether Gram and cross products are accumulated, for the choice or for the repair."""
-        return self.compensate or (self.method.rank_width is not None and self.method.needs == "gram")
+        return self.repair == "ridge" or (self.method.rank_width is not None and self.method.needs == "gram")
 
     @property
     def wants_streams(self) -> bool:
         """Whether anybody will look at activations while layers are cut."""
-        return self.wants_products or (self.method.rank_width is not None and self.method.needs == "energy")
+        looks = self.method.rank_width is not None and self.method.needs == "energy"
+        return looks or self.wants_products or self.repair != "none"
 
 
 class BlockSink(Protocol):
@@ -130,7 +131,7 @@ def _prune_half(
         return everything
     statistics = None if streams is None else streams.observe(index, layer, unit)
     kept = rank_half(index, layer, unit, job, statistics, len(everything) - count).kept(count)
-    cut_and_repair(layer.group(unit), kept, statistics if job.compensate else None, job.dtype)
+    cut_and_repair(layer.group(unit), kept, statistics, job)
     if streams is not None:
         streams.pruned.move(index, layer, unit)
     return kept
@@ -159,11 +160,12 @@ def rank_half(
 
 
 def cut_and_repair(
-    group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None, dtype: torch.dtype
+    group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None, job: PruningJob
 ) -> None:
-    """Cuts down to the units kept; with statistics refits the consumer, rounded to `dtype` as it will be stored."""
+    """Cuts down to the units kept; with statistics mends the consumer, rounded to what will be stored."""
+    consumer, base = group.consumer, group.consumer.weight
     keep_units(group, kept)
-    if statistics is not None:
-        refit_consumer(group.consumer, statistics, unit_slots(kept, group.columns_per_unit))
-        rounded = group.consumer.weight.to(dtype).float()
-        group.consumer.weight = nn.Parameter(rounded, requires_grad=False)
+    if statistics is not None and job.repair != "none":
+        repair_consumer(job.repair, consumer, base, statistics, unit_slots(kept, group.columns_per_unit))
+        for parameter in consumer.parameters():
+            parameter.data = parameter.data.to(job.dtype).float()

@@ -68,7 +68,7 @@ class Skeleton:
         inner.layers = nn.ModuleList(recorders)
         inner.norm = nn.Identity()
         inner.rotary_emb = type(inner.rotary_emb)(self._config).to(device)
-        with torch.inference_mode():
+        with torch.no_grad():
             inner(inputs_embeds=torch.zeros(1, tokens, self._config.hidden_size, device=device), use_cache=False)
         return [recorder.arguments for recorder in recorders]
 

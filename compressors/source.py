@@ -31,6 +31,7 @@ from compressors.arch import require_supported
 from compressors.budget import Dimensions
 from compressors.footprint import footprint_of_tensors
 from compressors.headers import TensorHeader, read_headers
+from modeling.registration import register_with_transformers
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
@@ -110,6 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _resolve_config(folder: Path) -> dict[str, Any]:
+    register_with_transformers()
     try:
         resolved: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
@@ -135,6 +137,7 @@ def load_model(folder: Path) -> Any:
 
     Raises CheckpointError for damaged or missing tensors and for values that are not finite.
     """
+    register_with_transformers()
     try:
         with _quiet_loading():
             model, info = AutoModelForCausalLM.from_pretrained(

@@ -60,15 +60,15 @@ class ConsumerStatistics:
         return (self.energy / self.tokens - self.means.square()).clamp_min(0)
 
 
-def require_finite(*products: Tensor) -> None:
-    """Raises CompressionError if calibration made anything infinite or not a number."""
-    if not all(bool(torch.isfinite(product).all()) for product in products):
-        raise CompressionError("The calibration activations are not finite. Use an undamaged model or other text.")
-
-
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left^T right`, without a temporary matrix where the types agree."""
     if total.dtype == left.dtype:
         total.addmm_(left.T, right)
     else:
         total += left.T @ right
+
+
+def require_finite(*products: Tensor) -> None:
+    """Raises CompressionError if calibration made anything infinite or not a number."""
+    if not all(bool(torch.isfinite(product).all()) for product in products):
+        raise CompressionError("The calibration activations are not finite. Use an undamaged model or other text.")

@@ -30,6 +30,11 @@ class Capture:
     value: Tensor
 
 
+def piece_tokens(widest: int) -> int:
+    """How many tokens go through a half layer of this width at once, unless one window is longer."""
+    return max(1, min(_PIECE_TOKENS, _PIECE_ELEMENTS // widest))
+
+
 class HiddenStates:
     """States [N, T, D] in front of the next half layer, float32 on the CPU. Moved forward in place."""
 
@@ -38,7 +43,7 @@ class HiddenStates:
         self.states = states
         self.arguments = arguments
         self._device = device
-        self._windows = max(1, min(_PIECE_TOKENS, _PIECE_ELEMENTS // widest) // states.shape[1])
+        self._windows = max(1, piece_tokens(widest) // states.shape[1])
 
     def move(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
         if layer.has(unit):

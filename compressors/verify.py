@@ -23,6 +23,7 @@ from compressors.export import PROBE_NAME, probe_ids
 from compressors.footprint import footprint_of_folder
 from compressors.headers import read_headers
 from compressors.source import is_tied, load_model, read_config
+from modeling.pruned_config import SHAPE_KEYS
 
 TOLERANCE = 1e-5
 _TIMEOUT_S = 3600
@@ -70,21 +71,27 @@ def verify_shapes(folder: Path, config: dict[str, Any]) -> None:
 
 def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Matrix shapes by tensor name, as `config.json` implies them."""
-    hidden, ffn = config["hidden_size"], config["intermediate_size"]
-    queries = config["num_attention_heads"] * config["head_dim"]
-    keys = config["num_key_value_heads"] * config["head_dim"]
-    in_layer = {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (ffn, hidden),
-        "mlp.up_proj": (ffn, hidden),
-        "mlp.down_proj": (hidden, ffn),
-    }
-    layers = range(config["num_hidden_layers"])
-    shapes = {f"model.layers.{i}.{name}.weight": shape for i in layers for name, shape in in_layer.items()}
-    return {"model.embed_tokens.weight": (config["vocab_size"], hidden), **shapes}
+    hidden = config["hidden_size"]
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for index, layer in enumerate(_layer_shapes(config)):
+        shapes |= _matrix_shapes(f"model.layers.{index}", hidden, config["head_dim"], layer)
+    return shapes
+
+
+def _layer_shapes(config: dict[str, Any]) -> list[dict[str, int]]:
+    """One entry per layer; stock classes have one shape for all."""
+    flat = (config["num_attention_heads"], config["num_key_value_heads"], config["intermediate_size"])
+    everywhere = [dict(zip(SHAPE_KEYS, flat, strict=True))] * config["num_hidden_layers"]
+    return config.get("layer_shapes") or everywhere
+
+
+def _matrix_shapes(prefix: str, hidden: int, head_width: int, layer: dict[str, int]) -> dict[str, tuple[int, int]]:
+    queries, keys, ffn = layer["query_heads"] * head_width, layer["kv_heads"] * head_width, layer["ffn_width"]
+    attention = {"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
+    attention |= {"o_proj": (hidden, queries)}
+    mlp = {"gate_proj": (ffn, hidden), "up_proj": (ffn, hidden), "down_proj": (hidden, ffn)}
+    named = {f"{prefix}.self_attn.{name}.weight": shape for name, shape in attention.items() if queries}
+    return named | {f"{prefix}.mlp.{name}.weight": shape for name, shape in mlp.items() if ffn}
 
 
 def verify_ratios(folder: Path, config: dict[str, Any], manifest: VariantManifest) -> None:

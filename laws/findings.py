@@ -88,14 +88,19 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
 
 
 def quality_value(manifest: VariantManifest, metric: str) -> float | None:
-    """The last recorded value of a metric, or None."""
-    values = [record.value for record in manifest.quality if record.metric == metric]
+    """The last recorded value of a metric of held-out text, or None."""
+    values = [record.value for record in manifest.quality if record.metric == metric and not record.task]
     return values[-1] if values else None
 
 
 def quality_protocol(variants: dict[str, VariantManifest]) -> QualityRecord | None:
-    """Any record: all share corpus and length, which is checked where they are drawn together."""
-    return next((record for manifest in variants.values() for record in manifest.quality), None)
+    """Any record of a text: all share corpus and length, which is checked where they are drawn together."""
+    return next((record for manifest in variants.values() for record in manifest.quality if not record.task), None)
+
+
+def task_records(manifest: VariantManifest) -> tuple[QualityRecord, ...]:
+    """What the harness's tasks gave, in the order of measuring."""
+    return tuple(record for record in manifest.quality if record.task)
 
 
 def _require_one_experiment(runs: list[tuple[Path, RunManifest]]) -> None:

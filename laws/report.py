@@ -13,8 +13,9 @@ from artifacts.errors import ConfigError
 from artifacts.files import write_text_atomically
 from artifacts.run import Estimate
 from artifacts.units import format_bytes, format_count, format_ratio, format_seconds
+from artifacts.variant import TEXT_METRICS
 from laws.figures import HEADLINE, PANELS, colour_of
-from laws.findings import SPEEDUPS, Findings, gather_findings, quality_protocol, quality_value
+from laws.findings import SPEEDUPS, Findings, gather_findings, quality_protocol, quality_value, task_records
 from laws.roofline import Hardware
 
 _PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
@@ -49,6 +50,7 @@ def render(findings: Findings) -> str:
         plotly_js=get_plotlyjs(),
         protocol=quality_protocol(findings.variants),
         quality={name: _quality_row(findings, name) for name in findings.models if name in findings.variants},
+        tasks=[(name, r) for name, manifest in findings.variants.items() for r in task_records(manifest)],
         speedups=SPEEDUPS,
     )
 
@@ -94,8 +96,7 @@ def _is_faster(estimate: Estimate) -> str:
 
 
 def _quality_row(findings: Findings, model: str) -> dict[str, float | None]:
-    metrics = ("loss_nats", "perplexity", "kl_nats", "top1_agreement")
-    return {metric: quality_value(findings.variants[model], metric) for metric in metrics}
+    return {metric: quality_value(findings.variants[model], metric) for metric in TEXT_METRICS}
 
 
 def _to_div(figure: go.Figure) -> str:

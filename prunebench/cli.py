@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from artifacts.errors import ConfigError, PrunebenchError
 
 if TYPE_CHECKING:
     from artifacts.variant import Unit
+    from compressors.repair import Repair
 
 app = typer.Typer(
     name="prunebench",
@@ -29,6 +31,11 @@ class Method(StrEnum):
     random = "random"
     magnitude = "magnitude"
     wanda_sp = "wanda_sp"
+    flap = "flap"
+    taylor = "taylor"
+    modegpt_mlp = "modegpt_mlp"
+    prunenet = "prunenet"
+    obs = "obs"
     block_influence = "block_influence"
 
 
@@ -50,6 +57,17 @@ class BudgetKind(StrEnum):
     params = "params"
     kv_bytes = "kv_bytes"
     latency = "latency"
+
+
+class RepairName(StrEnum):
+    none = "none"
+    ridge = "ridge"
+    bias = "bias"
+
+
+class DeviceName(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Arrivals(StrEnum):
@@ -81,6 +99,9 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    repair: Annotated[
+        RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
+    ] = None,
     allocation: Annotated[
         Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
     ] = Allocation.uniform,
@@ -91,6 +112,11 @@ def compress(
     latency_table: Annotated[
         Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")
     ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
+    map_states: Annotated[
+        bool,
+        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+    ] = False,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
@@ -98,7 +124,7 @@ def compress(
     """
     from compressors.pipeline import compress as run_compress
     from compressors.request import CompressionRequest
-    from prunebench.console import print_result, show_progress
+    from prunebench.console import note, print_result, show_progress
 
     request = CompressionRequest(
         model=model,
@@ -110,13 +136,15 @@ def compress(
         calibration_tokens=calibration_tokens,
         seed=seed,
         multiple_of=multiple_of,
-        compensate=compensate,
+        repair=chosen_repair(compensate, repair),
         allocation=allocation.value,
         budget=None if budget is None else budget.value,
         latency_table=latency_table,
+        device=device.value,
+        map_states=map_states,
     )
     with show_progress() as progress:
-        manifest = run_compress(request, progress)
+        manifest = run_compress(request, progress, announce=lambda card: note("\n".join(card.lines())))
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 
@@ -124,28 +152,47 @@ def compress(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoint or variant folder.")],
-    text: Annotated[Path, typer.Option(help="Held-out text file.")],
-    reference: Annotated[Path | None, typer.Option(help="Dense model: adds KL divergence and top-1 agreement.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Held-out text file: loss and perplexity.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Dense model: adds KL and Jensen-Shannon divergence and top-1 agreement.")
+    ] = None,
     length: Annotated[int, typer.Option(help="Window in tokens; perplexities compare only at equal length.")] = 512,
     max_tokens: Annotated[
         int | None, typer.Option(help="Stop after this many tokens. Default: the whole text.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="lm-evaluation-harness task: its name, a .yaml, or a .jsonl of questions; repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first questions of each task.")] = None,
+    url: Annotated[str | None, typer.Option(help="Score tasks through this OpenAI-compatible endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name there. Default: DIR's name.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Also write the values into DIR/variant.json.")] = False,
 ) -> None:
-    """Measure loss and perplexity on held-out text, and the divergence from a reference model."""
-    from artifacts.variant import record_quality
-    from compressors.quality import EvaluationRequest
-    from compressors.quality import evaluate as run_evaluate
-    from prunebench.console import print_result, show_progress
+    """Measure held-out loss and perplexity, the divergence from a reference model, and scores on tasks.
 
-    request = EvaluationRequest(
+    Example: prunebench evaluate pruned-30 --task questions.jsonl --url http://127.0.0.1:8000 --record
+    """
+    from artifacts.variant import load_variant, record_quality
+    from compressors.quality import EvaluationRequest
+    from compressors.tasks import TaskRequest
+    from prunebench.console import print_result, show_progress
+    from prunebench.evaluation import measure
+
+    for_tasks = {"--limit": limit, "--url": url, "--model": model}
+    for_text = {"--reference": reference, "--max-tokens": max_tokens}
+    require_purpose(text, task, for_text, for_tasks)
+    if record:
+        load_variant(folder)
+    text_request = text and EvaluationRequest(
         model=folder, text=text, reference=reference, length_tokens=length, max_tokens=max_tokens
     )
+    task_request = task and TaskRequest(model=folder, tasks=tuple(task), limit=limit, url=url, served_as=model)
     with show_progress() as progress:
-        evaluation = run_evaluate(request, progress)
+        result, records = measure(text_request or None, task_request or None, progress)
     if record:
-        record_quality(folder, evaluation.records(reference.name if reference else None))
-    print_result(evaluation.model_dump())
+        record_quality(folder, records)
+    print_result(result)
 
 
 @app.command()
@@ -251,6 +298,17 @@ def demo(
         raise typer.Exit(1)
 
 
+def chosen_repair(compensate: bool | None, repair: RepairName | None) -> Repair | None:
+    """What the two options together say; None leaves it to the method. Raises ConfigError if they contradict."""
+    if repair is None:
+        return None if compensate is None else "ridge" if compensate else "none"
+    if compensate is not None and compensate != (repair is not RepairName.none):
+        raise ConfigError(
+            f"--{'' if compensate else 'no-'}compensate and --repair {repair.value} contradict. Give one of the two."
+        )
+    return repair.value
+
+
 def parse_units(text: str | None) -> tuple[Unit, ...] | None:
     """'ffn,kv' → ('ffn', 'kv'). Raises ConfigError for anything that is no unit."""
     if text is None:
@@ -260,6 +318,20 @@ def parse_units(text: str | None) -> tuple[Unit, ...] | None:
     if len(set(names)) != len(names) or not known.keys() >= set(names):
         raise ConfigError(f"--units {text!r} is not a list of units. Allowed: ffn, kv, 'ffn,kv', layers.")
     return tuple(known[name] for name in names)
+
+
+def require_purpose(
+    text: Path | None, task: list[str] | None, for_text: Mapping[str, object], for_tasks: Mapping[str, object]
+) -> None:
+    """Raises ConfigError if nothing is to be measured, or an option is given that nothing uses."""
+    if text is None and not task:
+        raise ConfigError("Nothing to measure: give --text FILE, --task NAME or both.")
+    for wanted, options, needed in ((text, for_text, "--text"), (task, for_tasks, "--task")):
+        unused = [name for name, value in options.items() if value is not None]
+        if not wanted and unused:
+            raise ConfigError(f"{unused[0]} has no effect without {needed}. Give {needed} or leave it out.")
+    if for_tasks["--model"] is not None and for_tasks["--url"] is None:
+        raise ConfigError("--model names a served model and needs --url. Give the endpoint's URL or leave it out.")
 
 
 def main() -> None:

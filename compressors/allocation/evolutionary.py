@@ -35,15 +35,15 @@ class EvolutionaryConfig:
     rounds: int = 3
     first_step: float = 0.125
     reach: int = 3
-    generations: int = 8
-    offspring: int = 24
+    generations: int = 6
+    offspring: int = 16
     few_tokens: int = 2048
-    few_survivors: int = 6
+    few_survivors: int = 4
     more_tokens: int = 8192
-    more_survivors: int = 2
+    more_survivors: int = 1
     parents: int = 2
     most_moves: int = 3
-    measured_tokens: int = 8192
+    measured_tokens: int = 4096
     absent_halves: bool = False
 
     @property

@@ -29,7 +29,7 @@ class GlobalThresholdConfig:
 def allocate(config: GlobalThresholdConfig, problem: Problem) -> Allocation:
     space = problem.target.space
     narrowest = {(index, unit): (space.widths[unit][0],) for index, unit in space.halves}
-    job = replace(problem.job, compensate=False)
+    job = replace(problem.job, repair="none")
     library = build_levels(problem.model, job, problem.windows, space.dense_allocation, narrowest)
     prices = {half: unit_prices(ranking, config.standardise) for half, ranking in library.rankings.items()}
     return cheapest_first(problem.target, prices)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from artifacts.errors import ConfigError
 from artifacts.latency import LatencyTable
+from artifacts.variant import Unit
 from compressors.allocation.space import Target, WidthSpace, require_target
-from compressors.arch import WIDTH_UNITS, WidthUnit
+from compressors.arch import WIDTH_UNITS
 from compressors.costs import CostKind, CostModel, kv_byte_costs, latency_costs, parameter_costs
 from compressors.headers import read_headers
 from compressors.plan import LayerBudget
@@ -20,12 +21,18 @@ def open_target(
     source: Source,
     kind: CostKind,
     ratio: float,
-    units: tuple[WidthUnit, ...],
+    units: tuple[Unit, ...],
     multiple_of: int,
     latency_table: Path | None,
 ) -> Target:
-    """Raises ConfigError if the budget cannot be reached with these units or the table does not fit the model."""
+    """Raises ConfigError if the budget cannot be reached with these units, the table does not fit the model, or the
+    layers of the model differ already."""
     base = source.dimensions
+    if source.config.get("layer_shapes"):
+        raise ConfigError(
+            f"The layers of {source.name} differ already, so no share of a {kind} budget can be spread over them. "
+            "Use --allocation uniform --budget units, or start from a model with equal layers."
+        )
     space = WidthSpace(
         layers=base.layers,
         dense=LayerBudget(kv_groups=base.kv_heads, ffn_channels=base.ffn_width),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from artifacts.errors import CheckpointError, ConfigError
 from artifacts.files import sha256_of_file
@@ -29,7 +32,7 @@ HALF = Footprint(params_total=60, params_blocks=40, weights_bytes=120, kv_bytes_
 
 
 def make_manifest(checksums: dict[str, str], quality: tuple[QualityRecord, ...] = ()) -> VariantManifest:
-    method = MethodRef(name="random", config={}, units=("ffn",), compensate=False, seed=0, multiple_of=1)
+    method = MethodRef(name="random", config={}, units=("ffn",), repair="none", seed=0, multiple_of=1)
     return VariantManifest(
         name="half",
         base=BaseModelRef(name="base", sha256="ab", architecture="LlamaForCausalLM", footprint=BASE),
@@ -104,6 +107,49 @@ def test_recorded_quality_replaces_its_own_kind_only(folder: Path) -> None:
     manifest = record_quality(folder, (loss(1.5),))
     assert {(r.corpus, r.value) for r in manifest.quality} == {("c", 1.5), ("other", 3.0)}
     assert load_variant(folder) == manifest
+
+
+def score(value: float, **changes: Any) -> QualityRecord:
+    asked = {
+        "task": "copa",
+        "questions": 9,
+        "through": "endpoint",
+        "metric": "acc",
+        "corpus": "c",
+        "corpus_sha256": "c",
+    }
+    return QualityRecord(value=value, length_tokens=8, tokens=9, **{**asked, **changes})
+
+
+def test_a_tasks_score_is_replaced_by_the_same_task_scored_the_same_way(folder: Path) -> None:
+    others = [{"through": "transformers"}, {"metric": "acc_norm"}, {"task": "arc"}, {"corpus_sha256": "first 100"}]
+    record_quality(folder, (score(0.5), loss(2.0), *(score(0.1, **other) for other in others)))
+    manifest = record_quality(folder, (score(0.6, stderr=0.1, harness="lm_eval 9"),))
+    assert sorted(r.value for r in manifest.quality) == [0.1, 0.1, 0.1, 0.1, 0.6, 2.0]
+    assert load_variant(folder) == manifest
+
+
+def test_a_manifest_from_before_tasks_still_loads(folder: Path) -> None:
+    record_quality(folder, (loss(2.0),))
+    raw = json.loads((folder / MANIFEST_NAME).read_text())
+    new = {"task", "questions", "stderr", "through", "harness"}
+    raw["quality"] = [{key: value for key, value in record.items() if key not in new} for record in raw["quality"]]
+    (folder / MANIFEST_NAME).write_text(json.dumps(raw))
+    assert load_variant(folder).quality == (loss(2.0),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"task": None}, "metric 'acc' of a text is none of loss_nats"),
+        ({"questions": None}, "'copa' lacks its questions"),
+        ({"through": None}, "what it was scored through"),
+        ({"through": "telepathy"}, "through"),
+    ],
+)
+def test_records_that_could_not_be_compared(changes: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(ValidationError, match=fragment):
+        score(0.5, **changes)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def problem_of(
 ) -> Problem:
     space = WidthSpace(layers=3, dense=DENSE, units=units, multiple_of=1)
     job = PruningJob(
-        method=REGISTRY.named("obs"), units=units, allocation=space.dense_allocation, compensate=True, seed=seed
+        method=REGISTRY.named("obs"), units=units, allocation=space.dense_allocation, repair="ridge", seed=seed
     )
     target = require_target(space, costs or costs_of(model), ratio)
     return Problem(target=target, model=ResidentModel(model), job=job, windows=random_windows(16, 32))
@@ -67,8 +67,8 @@ def problem_of(
     ],
 )
 def test_redundancy_is_found_where_it_was_planted(name: str, config: Any) -> None:
-    """About a fifth of all channels is to go; the layer with twins can give half of its own for nothing."""
-    problem = problem_of(redundant_model(), 0.06)
+    """A sixth of all channels is to go; the layer with twins can give half of its own for nothing."""
+    problem = problem_of(redundant_model(), 0.026)
     removed = [48 - layer.ffn_channels for layer in allocator_named(name).allocate(config, problem)]
     assert removed[1] >= 0.8 * sum(removed) > 0
     assert 15 <= removed[1] <= 26
@@ -87,8 +87,7 @@ def test_searches_are_never_worse_than_the_uniform_allocation() -> None:
     assert divergence_of(problem, found) < 0.8 * uniform
 
 
-@pytest.mark.parametrize("units", [("ffn",), ("kv", "ffn")])
-@pytest.mark.parametrize("ratio", [0.1, 0.3])
+@pytest.mark.parametrize(("units", "ratio"), [(("ffn",), 0.05), (("ffn",), 0.12), (("kv", "ffn"), 0.3)])
 def test_every_candidate_holds_the_budget(
     units: tuple[WidthUnit, ...], ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +111,7 @@ def test_the_seed_decides() -> None:
     model = build_model()
     first, again = (evolutionary.allocate(QUICK, problem_of(model, 0.2, ("kv", "ffn"))) for _ in range(2))
     assert first == again
-    mutate = Mutation(problem_of(model, 0.2).target, {(0, "ffn"): (20, 30, 40), (1, "ffn"): (20, 30, 40)}, 2)
+    mutate = Mutation(problem_of(model, 0.07).target, {(0, "ffn"): (20, 30, 40), (1, "ffn"): (20, 30, 40)}, 2)
     children = {mutate(_allocation(30, 30), Random(seed))[0].ffn_channels for seed in range(12)}
     assert len(children) > 1
 
@@ -163,7 +162,7 @@ def test_a_level_at_the_base_is_what_the_final_pass_makes() -> None:
 
 def test_levels_beside_the_base_are_made_on_its_stream() -> None:
     """Changing one half's width changes nothing in front of it, so its level is what a pass with that width makes."""
-    problem = problem_of(build_model(), 0.3, ("ffn",))
+    problem = problem_of(build_model(), 0.1, ("ffn",))
     base: Allocation = _allocation(30, 20)
     library = build_levels(problem.model, problem.job, problem.windows, base, {(1, "ffn"): (12, 40)})
     assert {count for half, count in library.consumers if half == (1, "ffn")} == {12, 20, 40}
@@ -211,4 +210,4 @@ def test_evolution_finds_a_planted_optimum_and_never_gets_worse() -> None:
 
 def test_a_search_needs_text() -> None:
     with pytest.raises(ConfigError, match="needs calibration text"):
-        evolutionary.allocate(QUICK, replace(problem_of(build_model(), 0.2), windows=None))
+        evolutionary.allocate(QUICK, replace(problem_of(build_model(), 0.1), windows=None))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from resident import prune_resident
 from tiny_models import build_model, logits_of, random_windows
 from torch import Tensor, nn
 
@@ -13,6 +12,8 @@ from compressors.arch import LayerView, ModelView
 from compressors.compensation import refit_consumer, solve_ridge
 from compressors.plan import LayerBudget, Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
+from compressors.repair import Repair
+from compressors.resident import prune_resident
 from compressors.sequential import PruningJob
 from compressors.statistics import ConsumerStatistics
 
@@ -150,7 +151,8 @@ def test_twins_can_go_from_a_whole_model(family: str, monkeypatch: pytest.Monkey
             make_twins(layer)
         expected = logits_of(model)
         halves = (LayerBudget(kv_groups=2, ffn_channels=24),) * 3
-        job = PruningJob(method=EVEN, units=("ffn", "kv"), allocation=halves, compensate=compensate, seed=0)
+        repair: Repair = "ridge" if compensate else "none"
+        job = PruningJob(method=EVEN, units=("ffn", "kv"), allocation=halves, repair=repair, seed=0)
         prune_resident(model, job, random_windows(64, 24))
         distances[compensate] = float((logits_of(model) - expected).norm() / expected.norm())
     assert distances[True] < 1e-3

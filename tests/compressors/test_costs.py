@@ -46,7 +46,7 @@ def test_parameters_are_those_of_the_pruned_blocks(family: str) -> None:
         model, allocation = build_model(family), uneven(seed)
         costs = parameter_costs(block_shapes(model), DENSE)
         job = PruningJob(
-            method=REGISTRY.named("magnitude"), units=("ffn", "kv"), allocation=allocation, compensate=False, seed=0
+            method=REGISTRY.named("magnitude"), units=("ffn", "kv"), allocation=allocation, repair="none", seed=0
         )
         pruned = Collector()
         with torch.inference_mode():

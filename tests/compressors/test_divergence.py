@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from resident import ResidentModel
 from tiny_models import FAMILIES, build_model, random_windows
 
 from compressors.arch import LayerView, WidthUnit
 from compressors.divergence import DivergenceBench
 from compressors.levels import LevelLibrary, with_own_half, without_half
 from compressors.plan import Allocation, LayerBudget, rank_by_score
+from compressors.resident import ResidentModel
 from compressors.surgery import keep_units
 
 FULL = LayerBudget(kv_groups=4, ffn_channels=48)

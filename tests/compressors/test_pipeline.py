@@ -160,7 +160,7 @@ def test_the_manifest_is_complete_and_true(tmp_path: Path, text_file: Path) -> N
         "name": "wanda_sp",
         "config": {},
         "units": ("kv", "ffn"),
-        "compensate": True,
+        "repair": "ridge",
         "seed": 9,
         "multiple_of": 1,
     }
@@ -184,9 +184,9 @@ def test_companions_come_along_and_the_tokenizer_works(model_folder: Path) -> No
 
 def test_data_free_methods_record_no_calibration(model_folder: Path, text_file: Path) -> None:
     assert made(request_for(model_folder)).calibration is None
-    unused = request_for(model_folder, out=model_folder.parent / "b", calibration=str(text_file), compensate=False)
+    unused = request_for(model_folder, out=model_folder.parent / "b", calibration=str(text_file), repair="none")
     manifest = made(unused)
-    assert manifest.calibration is None and not manifest.method.compensate
+    assert manifest.calibration is None and manifest.method.repair == "none"
 
 
 def test_a_variant_can_be_pruned_again(model_folder: Path) -> None:

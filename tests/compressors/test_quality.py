@@ -31,7 +31,7 @@ def test_a_uniform_model_has_the_logarithm_of_its_vocabulary(tmp_path: Path, tex
     result = evaluate(EvaluationRequest(model=tmp_path / "uniform", text=text_file))
     assert result.loss_nats == pytest.approx(math.log(VOCABULARY), abs=1e-6)
     assert result.perplexity == pytest.approx(VOCABULARY, rel=1e-5)
-    assert (result.tokens, result.kl_nats, result.top1_agreement) == (12 * 40, None, None)
+    assert (result.tokens, result.kl_nats, result.js_nats, result.top1_agreement) == (12 * 40, None, None, None)
 
 
 def test_the_loss_is_the_librarys_own(request_: EvaluationRequest) -> None:
@@ -54,6 +54,7 @@ def test_the_loss_is_the_librarys_own(request_: EvaluationRequest) -> None:
 def test_a_model_agrees_with_itself(request_: EvaluationRequest) -> None:
     result = evaluate(replace(request_, reference=request_.model))
     assert result.kl_nats == pytest.approx(0.0, abs=1e-7) and result.top1_agreement == 1.0
+    assert result.js_nats == pytest.approx(0.0, abs=1e-7)
     assert result.loss_nats == evaluate(request_).loss_nats
 
 
@@ -75,14 +76,35 @@ def test_kl_is_from_the_reference_to_the_model(request_: EvaluationRequest, tmp_
     assert result.top1_agreement is not None and result.top1_agreement < 0.2
 
 
+class Fixed:
+    """A model of five tokens that gives `top` nearly all probability, the more the higher `sharpness`."""
+
+    def __init__(self, tops: list[int], sharpness: float = 9) -> None:
+        self.logits = torch.nn.functional.one_hot(torch.tensor([tops]), 5).float() * sharpness
+
+    def __call__(self, **_: object) -> Fixed:
+        return self
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 9.0, 200.0])
+def test_jensen_shannon_is_the_entropy_of_the_midpoint_less_the_mean_entropy(sharpness: float) -> None:
+    one, other = Fixed([1, 2, 3, 4], sharpness), Fixed([1, 0, 3, 0], sharpness / 3)
+    p, q = (model.logits[0].double().softmax(dim=1) for model in (one, other))
+    middle = (p + q) / 2
+    entropy = [-(x * x.clamp_min(1e-300).log()).sum() for x in (middle, p, q)]
+    found = []
+    for model, reference in ((one, other), (other, one)):
+        sums = Sums()
+        add_window(sums, model, reference, torch.tensor([[0, 1, 2, 3, 4]]))
+        found.append(sums.js_nats)
+    assert found[0] == pytest.approx(found[1], rel=1e-6), "symmetric, unlike KL"
+    assert found[0] == pytest.approx(float(entropy[0] - (entropy[1] + entropy[2]) / 2), rel=1e-5)
+    assert found[0] <= 4 * math.log(2)
+    if sharpness == 200:
+        assert found[0] == pytest.approx(2 * math.log(2)), "two of four positions share nothing: ln 2 each"
+
+
 def test_agreement_counts_equal_most_likely_tokens() -> None:
-    class Fixed:
-        def __init__(self, tops: list[int]) -> None:
-            self.logits = torch.nn.functional.one_hot(torch.tensor([tops]), 5).float() * 9
-
-        def __call__(self, **_: object) -> Fixed:
-            return self
-
     sums = Sums()
     add_window(sums, Fixed([1, 2, 3, 4]), Fixed([1, 0, 3, 0]), torch.tensor([[0, 1, 2, 3, 4]]))
     assert (sums.tokens, sums.agreements) == (4, 2)
@@ -120,9 +142,10 @@ def test_progress_reaches_its_end(request_: EvaluationRequest) -> None:
 def test_records_carry_what_makes_them_comparable(request_: EvaluationRequest) -> None:
     result = evaluate(replace(request_, reference=request_.model))
     records = {record.metric: record for record in result.records("dense")}
-    assert set(records) == {"loss_nats", "perplexity", "kl_nats", "top1_agreement"}
+    assert set(records) == {"loss_nats", "perplexity", "kl_nats", "js_nats", "top1_agreement"}
     assert records["loss_nats"].value == result.loss_nats and records["loss_nats"].reference is None
     assert records["kl_nats"].reference == "dense" and records["kl_nats"].tokens == result.tokens
+    assert records["js_nats"].reference == "dense" and records["js_nats"].value == result.js_nats
     assert [record.metric for record in evaluate(request_).records()] == ["loss_nats", "perplexity"]
 
 

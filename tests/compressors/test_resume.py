@@ -156,6 +156,6 @@ def test_a_resumed_run_does_not_trust_results_of_an_earlier_attempt(request_: Co
 def test_a_job_that_needs_no_activations_runs_no_forward_pass() -> None:
     from compressors.methods import REGISTRY
 
-    job = PruningJob(method=REGISTRY.named("magnitude"), units=("ffn",), allocation=(), compensate=False, seed=0)
-    assert not job.wants_streams and replace(job, compensate=True).wants_streams
+    job = PruningJob(method=REGISTRY.named("magnitude"), units=("ffn",), allocation=(), repair="none", seed=0)
+    assert not job.wants_streams and replace(job, repair="ridge").wants_streams
     assert replace(job, method=REGISTRY.named("wanda_sp")).wants_streams

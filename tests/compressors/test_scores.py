@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 import torch
-from resident import ResidentModel
 from tiny_models import build_model, random_windows
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from compressors.arch import LayerView, Producer, UnitGroup
 from compressors.methods import REGISTRY, block_influence, magnitude, random_units, wanda_sp
 from compressors.plan import keep_highest
 from compressors.registry import WidthEvidence
+from compressors.resident import ResidentModel
 from compressors.statistics import ConsumerStatistics
 from compressors.streams import hidden_states
 
@@ -118,7 +118,7 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
 
 
 def test_every_method_is_found_by_name_and_by_config() -> None:
-    assert REGISTRY.names == ("random", "magnitude", "wanda_sp", "block_influence")
+    assert {"random", "magnitude", "wanda_sp", "flap", "taylor", "obs", "modegpt_mlp", "prunenet"} < set(REGISTRY.names)
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
@@ -128,5 +128,5 @@ def test_every_method_is_found_by_name_and_by_config() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'flap' is unknown\. Known methods are random, magnitude"):
-        REGISTRY.named("flap")
+    with pytest.raises(ConfigError, match=r"'slice' is unknown\. Known methods are random, magnitude"):
+        REGISTRY.named("slice")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from resident import prune_resident
 from tiny_models import FAMILIES, build_model, logits_of, random_windows
 
 from artifacts.variant import Unit
@@ -20,20 +19,26 @@ from compressors.pipeline import compress
 from compressors.plan import LayerBudget, Plan, Ranking
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.registry import WidthEvidence
+from compressors.repair import Repair
 from compressors.request import CompressionRequest
+from compressors.resident import prune_resident
 from compressors.sequential import PruningJob
 from compressors.streams import captured_input
 from compressors.surgery import keep_units, unit_slots
 from compressors.verify import verify_variant
 
 
-def job(method: str, *units: Unit, compensate: bool = False, seed: int = 0, ffn: int = 30) -> PruningJob:
+def job(method: str, *units: Unit, repair: Repair = "none", seed: int = 0, ffn: int = 30) -> PruningJob:
     """Two of four KV groups, `ffn` of 48 channels, the first two of three layers, of whatever is to be pruned."""
     width = LayerBudget(kv_groups=2 if "kv" in units else 4, ffn_channels=ffn if "ffn" in units else 48)
     dropped = LayerBudget(kv_groups=0, ffn_channels=0)
     allocation = (width, width, dropped if "layers" in units else width)
     return PruningJob(
-        method=REGISTRY.named(method), units=units, allocation=allocation, compensate=compensate, seed=seed
+        method=REGISTRY.named(method),
+        units=units,
+        allocation=allocation,
+        repair=repair,
+        seed=seed,
     )
 
 
@@ -123,7 +128,7 @@ def test_repair_brings_the_logits_nearer(method: str) -> None:
         expected = dense(input_ids=windows, use_cache=False).logits
     for compensate in (False, True):
         model = copy.deepcopy(dense)
-        prune(model, job(method, "ffn", compensate=compensate), windows)
+        prune(model, job(method, "ffn", repair="ridge" if compensate else "none"), windows)
         with torch.inference_mode():
             distances[compensate] = float((model(input_ids=windows, use_cache=False).logits - expected).norm())
     assert distances[True] < 0.97 * distances[False]
@@ -132,7 +137,7 @@ def test_repair_brings_the_logits_nearer(method: str) -> None:
 def test_repair_changes_consumers_only() -> None:
     plain, repaired = build_model("qwen2"), build_model("qwen2")
     prune(plain, job("magnitude", "ffn"))
-    prune(repaired, job("magnitude", "ffn", compensate=True), random_windows())
+    prune(repaired, job("magnitude", "ffn", repair="ridge"), random_windows())
     other = dict(repaired.named_parameters())
     changed = {name for name, tensor in plain.named_parameters() if not torch.equal(tensor, other[name])}
     assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(3)}
@@ -143,11 +148,10 @@ def test_the_dense_model_is_what_a_method_sees_first() -> None:
     model = build_model()
     expected = logits_of(model)
     full = (LayerBudget(kv_groups=4, ffn_channels=48),) * 3
-    for name in REGISTRY.names:
-        method = REGISTRY.named(name)
-        wanted = PruningJob(method=method, units=method.units, allocation=full, compensate=False, seed=0)
+    for method in map(REGISTRY.named, REGISTRY.names):
+        wanted = PruningJob(method=method, units=method.units, allocation=full, repair="none", seed=0)
         prune(model, wanted, random_windows())
-        assert torch.equal(logits_of(model), expected), name
+        assert torch.equal(logits_of(model), expected), method.name
 
 
 def test_repair_pays_on_a_trained_model(stories: Callable[[str], Path], tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_repair_pays_on_a_trained_model(stories: Callable[[str], Path], tmp_path
             ratio=0.25,
             calibration=str(tmp_path / "calibration.txt"),
             calibration_tokens=8192,
-            compensate=compensate,
+            repair="ridge" if compensate else "none",
         )
         compress(request, verify=verify_variant)
         losses[compensate] = evaluate(EvaluationRequest(model=request.out, text=tmp_path / "evaluation.txt")).loss_nats

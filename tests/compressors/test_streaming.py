@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from resident import prune_resident
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES, build_model, logits_of, random_windows, save_checkpoint
 
@@ -19,6 +18,7 @@ from compressors.arch import LayerView
 from compressors.blocks import CheckpointModel
 from compressors.methods import REGISTRY
 from compressors.plan import LayerBudget
+from compressors.resident import prune_resident
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.shards import Resident, metadata_of_file, stored_tensors, tensors_of_file, write_shard
 from compressors.workspace import BlockFolder
@@ -27,9 +27,7 @@ WIDTHS = (LayerBudget(kv_groups=2, ffn_channels=30),) * 3
 
 
 def job(method: str = "wanda_sp", allocation: tuple[LayerBudget, ...] = WIDTHS) -> PruningJob:
-    return PruningJob(
-        method=REGISTRY.named(method), units=("ffn", "kv"), allocation=allocation, compensate=True, seed=0
-    )
+    return PruningJob(method=REGISTRY.named(method), units=("ffn", "kv"), allocation=allocation, repair="ridge", seed=0)
 
 
 def block_folder(model: CheckpointModel, folder: Path) -> BlockFolder:
@@ -117,7 +115,7 @@ def test_repaired_weights_are_rounded_before_the_stream_moves_on(tmp_path: Path)
         method=REGISTRY.named("wanda_sp"),
         units=("ffn",),
         allocation=(LayerBudget(kv_groups=4, ffn_channels=30),) * 3,
-        compensate=True,
+        repair="ridge",
         seed=0,
         dtype=torch.bfloat16,
     )

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from resident import ResidentModel
 from tiny_models import FAMILIES, build_model, random_windows
 
 from compressors.arch import ModelView, WidthUnit
+from compressors.resident import ResidentModel
 from compressors.streams import Streams, captured_input, hidden_states
 from compressors.surgery import keep_units
 

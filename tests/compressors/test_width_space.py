@@ -48,7 +48,7 @@ def problem_of(target: Target, method: str = "magnitude", windows: bool = False,
         method=REGISTRY.named(method),
         units=target.space.units,
         allocation=target.space.dense_allocation,
-        compensate=False,
+        repair="none",
         seed=0,
     )
     return Problem(
@@ -185,7 +185,7 @@ def test_the_threshold_empties_no_half() -> None:
 
 def test_names_are_known() -> None:
     assert len({allocator.name for allocator in ALLOCATORS}) == len(ALLOCATORS) == 6
-    with pytest.raises(ConfigError, match="allocation 'best' is unknown. Known are uniform, depth_increasing"):
+    with pytest.raises(ConfigError, match=r"allocation 'best' is unknown\. Known are uniform, depth_increasing"):
         allocator_named("best")
     with pytest.raises(ConfigError, match="needs calibration text"):
         influence_softmax.allocate(influence_softmax.ALLOCATOR.config, problem_of(target_of(0.2)))

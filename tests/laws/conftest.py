@@ -31,7 +31,7 @@ def manifest(name: str, footprint: Footprint, loss: float) -> VariantManifest:
     return VariantManifest(
         name=name,
         base=BaseModelRef(name="base", sha256="ab" * 32, architecture="LlamaForCausalLM", footprint=DENSE),
-        method=MethodRef(name="wanda_sp", config={}, units=("ffn",), compensate=True, seed=0, multiple_of=1),
+        method=MethodRef(name="wanda_sp", config={}, units=("ffn",), repair="ridge", seed=0, multiple_of=1),
         calibration=None,
         layers=layers,
         footprint=footprint,

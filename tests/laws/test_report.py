@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
 
 from artifacts.errors import ConfigError
 from artifacts.run import Estimate, Level, RunManifest
-from laws.findings import gather_findings, quality_value
+from artifacts.variant import QualityRecord
+from laws.findings import gather_findings, quality_protocol, quality_value
 from laws.report import format_estimate, headline_rows, write_report
 from laws.roofline import Hardware
 from laws.table import as_markdown, summary_rows
@@ -110,6 +112,50 @@ def test_missing_run_writes_nothing(tmp_path: Path) -> None:
 def test_quality_is_the_latest_value_or_unknown() -> None:
     assert quality_value(manifest("small", SMALL, 2.25), "loss_nats") == 2.25
     assert quality_value(manifest("small", SMALL, 2.25), "kl_nats") is None
+
+
+def task_record(**changes: Any) -> QualityRecord:
+    text = {"metric": "acc", "value": 0.3355, "corpus": "q", "corpus_sha256": "ef", "length_tokens": 511, "tokens": 9}
+    asked = {"task": "copa", "questions": 921, "stderr": 0.0156, "through": "endpoint"}
+    return QualityRecord(**{**text, **asked, **changes})
+
+
+def with_records(folder: Path, *records: QualityRecord) -> Path:
+    """The run, its variant `small` served with these records in front of its own."""
+    run = RunManifest.load(folder / "run.json")
+    served = json.loads(json.dumps(run.served))
+    quality = served["small"]["prunebench"]["manifest"]["quality"]
+    served["small"]["prunebench"]["manifest"]["quality"] = [*(r.model_dump() for r in records), *quality]
+    run.model_copy(update={"served": served}).save(folder / "run.json")
+    return folder
+
+
+def test_tasks_are_a_table_of_their_own(run_folder: Writer, tmp_path: Path) -> None:
+    """A task's record is never taken for a text's, even under the same metric's name."""
+    plain = run_folder("plain", make_run(Level(concurrency=1)))
+    write_report([plain], tmp_path / "plain.html")
+    assert "standard error" not in (tmp_path / "plain.html").read_text().replace(get_plotlyjs(), "")
+    records = (task_record(), task_record(metric="perplexity", value=77.0, stderr=None, through="transformers"))
+    scored = with_records(run_folder("scored", make_run(Level(concurrency=1))), *records)
+    write_report([scored], tmp_path / "scored.html")
+    page = " ".join((tmp_path / "scored.html").read_text().split())
+    row = '<td>small</td><td class="text">copa</td><td class="text">{}</td><td>{}</td> <td>{}</td><td>921</td>'
+    assert row.format("acc", "0.3355", "0.0156") + '<td class="text">endpoint</td>' in page
+    assert row.format("perplexity", "77.0000", "–") + '<td class="text">transformers</td>' in page
+    findings = gather_findings([scored], None)
+    assert quality_value(findings.variants["small"], "perplexity") is None
+    assert quality_value(findings.variants["small"], "loss_nats") == 2.25
+    protocol = quality_protocol({"small": findings.variants["small"]})
+    assert protocol is not None and protocol.corpus == "text.txt"
+
+
+def test_divergences_are_shown_side_by_side(run_folder: Writer, tmp_path: Path) -> None:
+    text = {"task": None, "questions": None, "stderr": None, "through": None}
+    records = (task_record(metric="kl_nats", value=0.25, **text), task_record(metric="js_nats", value=0.0625, **text))
+    write_report([with_records(run_folder("run", make_run(Level(concurrency=1))), *records)], tmp_path / "r.html")
+    page = " ".join((tmp_path / "r.html").read_text().split())
+    assert "<th>KL to dense, nats</th><th>JS to dense, nats</th>" in page
+    assert "<td>0.2500</td> <td>0.0625</td>" in page
 
 
 @pytest.mark.parametrize(

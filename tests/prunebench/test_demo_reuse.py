@@ -57,7 +57,7 @@ def write_variant(folder: Path, wanted: plan.VariantPlan, calibration: Path) -> 
             name=wanted.method,
             config={},
             units=wanted.units,
-            compensate=False,
+            repair="none",
             seed=plan.SEED,
             multiple_of=plan.MULTIPLE_OF,
         ),

@@ -36,7 +36,7 @@ def variant(tmp_path: Path) -> tuple[Path, VariantManifest]:
     manifest = VariantManifest(
         name="pruned-50",
         base=BaseModelRef(name="base", sha256="0" * 64, architecture="LlamaForCausalLM", footprint=BASE),
-        method=MethodRef(name="random", config={}, units=("ffn",), compensate=False, seed=0, multiple_of=8),
+        method=MethodRef(name="random", config={}, units=("ffn",), repair="none", seed=0, multiple_of=8),
         calibration=None,
         layers=(LayerShape(index=0, query_heads=4, kv_heads=2, ffn_width=16),),
         footprint=PRUNED,

@@ -1,23 +1,27 @@
-"""The whole model in memory behind the interface of one block at a time: the plain path that streaming must equal."""
+"""A whole model in memory behind the interface of one block at a time.
+
+For models that were built or loaded by other means, and the plain path that streaming must equal bit for bit.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from artifacts.progress import silent
-from compressors.arch import LayerView
+from compressors.arch import WIDTH_UNITS, LayerView
+from compressors.gradients import gradient_rankings
 from compressors.plan import LayerPlan, Plan
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.skeleton import Skeleton
 
 
 class ResidentModel:
-    """A Transformers model that was built or loaded as usual."""
+    """A Transformers causal language model of a supported family. Loading a block copies it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -60,13 +64,21 @@ class Collector:
 
 
 def prune_resident(model: Any, job: PruningJob, windows: Tensor | None = None) -> Plan:
-    """Prunes a model in memory and puts the finished blocks in the place of its layers."""
-    collector = Collector()
-    with torch.inference_mode():
-        plan = prune_blocks(ResidentModel(model), job, windows, collector, silent)
+    """Prunes a model in memory: its layers become the finished blocks, renumbered. The configuration keeps its widths.
+
+    A gradient method's rankings are made first, unless the job brings them.
+    """
+    resident, collector = ResidentModel(model), Collector()
+    if job.method.needs == "gradients" and not job.rankings:
+        assert windows is not None
+        units = tuple(unit for unit in WIDTH_UNITS if unit in job.units)
+        job = replace(job, rankings=gradient_rankings(resident, job.method, units, windows, job.seed, silent))
+    with torch.no_grad():
+        plan = prune_blocks(resident, job, windows, collector, silent)
     kept = [collector.layers[index].module for index in plan.kept_layers]
     for position, layer in enumerate(kept):
-        layer.self_attn.layer_idx = position
+        if layer.self_attn is not None:
+            layer.self_attn.layer_idx = position
     model.model.layers = nn.ModuleList(kept)
     model.config.num_hidden_layers = len(kept)
     return plan

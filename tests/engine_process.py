@@ -1,0 +1,154 @@
+"""A real vLLM process for tests: started, asked for greedy tokens and its cache, ended.
+
+Where this distribution is not installed, vLLM would not find its plug-in; the process then sees the entry points of
+`pyproject.toml` through a metadata folder on its path.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = "vllm.general_plugins"
+START_TIMEOUT_S = 300
+_CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(str(self._path))
+
+
+def ask(sock: Path, verb: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
+    connection = UnixConnection(sock)
+    try:
+        connection.request(verb, path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def engine(model: Path, *flags: str) -> Iterator[Path]:
+    """A vLLM process serving `model`; yields its socket once it is healthy and always ends its process group."""
+    with tempfile.TemporaryDirectory() as folder:
+        sock, log = Path(folder) / "s", Path(folder) / "log"
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+        command += ["--uds", str(sock), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
+        command += ["--no-enable-prefix-caching", *flags]
+        settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **settings, **plugin_path(Path(folder))},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            wait_until_healthy(process, sock, log)
+            yield sock
+        finally:
+            end_group(process)
+
+
+def plugin_path(folder: Path) -> dict[str, str]:
+    """Environment under which a child finds our plug-in; empty where the distribution is installed."""
+    if any(entry.name == "prunebench" for entry in entry_points(group=PLUGINS)):
+        return {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = folder / f"prunebench-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: prunebench\nVersion: {project['version']}\n")
+    lines = [f"{name} = {target}" for name, target in project["entry-points"][PLUGINS].items()]
+    (metadata / "entry_points.txt").write_text("\n".join([f"[{PLUGINS}]", *lines, ""]))
+    return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], sock: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if ask(sock, "GET", "/health")[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"vLLM did not become healthy:\n{log.read_text()[-4000:]}")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """The leader may be gone while its children are not, so the group gets the signal in any case."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def served_greedy(sock: Path, model: Path, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:
+    """Token ids and their log-probabilities from the completions endpoint."""
+    body = {
+        "model": str(model),
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "logprobs": 1,
+        "ignore_eos": True,
+        "return_tokens_as_token_ids": True,
+    }
+    status, answer = ask(sock, "POST", "/v1/completions", body)
+    assert status == 200, answer
+    logprobs = json.loads(answer)["choices"][0]["logprobs"]
+    return [int(token.removeprefix("token_id:")) for token in logprobs["tokens"]], logprobs["token_logprobs"]
+
+
+def reference_greedy(model: Any, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:
+    """The same from Transformers, without a cache: the plainest computation there is."""
+    ids, logprobs = list(prompt), []
+    for _ in range(tokens):
+        with torch.inference_mode():
+            row = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(dim=-1)
+        ids.append(int(row.argmax()))
+        logprobs.append(float(row.max()))
+    return ids[len(prompt) :], logprobs
+
+
+def cache_capacity_tokens(sock: Path) -> tuple[int, int]:
+    """How many tokens the engine's KV cache holds, and how many a block of it."""
+    status, answer = ask(sock, "GET", "/metrics")
+    assert status == 200
+    line = next(line for line in answer.decode().splitlines() if line.startswith("vllm:cache_config_info{"))
+    labels = {name: int(value) for name, value in _CACHE_LABEL.findall(line)}
+    return labels["num_gpu_blocks"] * labels["block_size"], labels["block_size"]

@@ -1,0 +1,46 @@
+"""Per-layer shapes in real vLLM: what it serves is what Transformers computes, and removed KV heads are room.
+
+One engine per base family. Together they cover tied and untied embeddings, biases, norms on queries and keys, layer 0
+without attention, layers without an FFN, and four sums of KV heads in the same gigabyte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compressors.footprint import footprint_of_folder
+from tests.compressors.tiny_models import save_tokenizer
+from tests.engine_process import cache_capacity_tokens, engine, reference_greedy, served_greedy
+from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, EVERYTHING, MIXED, Kept, cut, dense
+
+NEW_TOKENS = 64
+PROMPTS = ([1, 40, 77, 5], [1, 90, 3, 3, 61, 12, 8], [33])
+GIGABYTE = 1 << 30
+SERVED = {
+    "llama-tied": MIXED,
+    "mistral": (EVERYTHING, Kept((0, 1), ALL_FFN[:16]), Kept((3,), ()), Kept(ALL_KV, ALL_FFN[4:24])),
+    "qwen2": (Kept((1, 2, 3), ()), Kept((), ALL_FFN[:32]), Kept((0,), ALL_FFN)),
+    "qwen3-tied": (Kept((), ALL_FFN), Kept(ALL_KV, ALL_FFN[10:]), Kept((0, 2), ()), Kept((), ALL_FFN[::2])),
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("case", SERVED)
+def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path) -> None:
+    kept = SERVED[case]
+    model = cut(dense(case, len(kept)), kept, CASES[case][0])
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    footprint = footprint_of_folder(tmp_path, tied=model.config.tie_word_embeddings)
+    assert footprint.kv_bytes_per_token == sum(2 * len(layer.kv) * 32 * 4 for layer in kept)
+    with engine(tmp_path, "--max-model-len", "128") as sock:
+        capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+        for prompt in PROMPTS:
+            served, served_logprobs = served_greedy(sock, tmp_path, prompt, NEW_TOKENS)
+            expected, expected_logprobs = reference_greedy(model, prompt, NEW_TOKENS)
+            assert served == expected
+            assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+    room_tokens = GIGABYTE / footprint.kv_bytes_per_token
+    assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
