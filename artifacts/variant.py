@@ -102,6 +102,30 @@ class QualityRecord(Document):
     reference: str | None = None
 
 
+class RecoveryRef(Document):
+    """How a variant was trained after pruning, and what that did to the loss on documents it was not trained on."""
+
+    method: str
+    config: dict[str, Any] = Field(description="the method's own settings, the peak learning rate among them")
+    tokens: int = Field(description="training tokens read by each stage, repetitions counted")
+    stages: int = Field(description="things trained one after the other: 1, or one for each cut half layer")
+    steps: int = Field(description="optimizer steps of all stages together")
+    batch_tokens: int
+    window_tokens: int
+    seed: int
+    corpus: str
+    corpus_sha256: str
+    held_out_documents: int
+    held_out_tokens: int
+    loss_before_nats: float = Field(description="held-out loss of the variant that training began with")
+    loss_after_nats: float = Field(description="held-out loss of the weights as they are stored")
+    training_s: float
+    peak_memory_bytes: int
+    parent: str = Field(description="name of the variant that training began with")
+    parent_fingerprint: str
+    earlier: RecoveryRef | None = Field(default=None, description="the parent's own recovery, if it had one")
+
+
 class CompressionCost(Document):
     """What making the variant took."""
 
@@ -123,7 +147,7 @@ class VariantManifest(Document):
     ratios: Ratios
     expressibility: Literal["stock", "per-layer"]
     architecture: str = Field(description="the class the checkpoint names, which may be a lossless re-labelling")
-    recovery: None = None
+    recovery: RecoveryRef | None = None
     quality: tuple[QualityRecord, ...] = ()
     cost: CompressionCost
     versions: dict[str, str]

@@ -29,7 +29,7 @@ class Streams:
     """Hidden states [windows, tokens, hidden] in front of the next half layer. Moved forward in place."""
 
     def __init__(self, view: ModelView, windows: Tensor, *, keep_dense: bool) -> None:
-        self._arguments = _layer_arguments(view, windows[:1])
+        self._arguments = layer_arguments(view, windows[:1])
         self.pruned: Tensor = view.model.model.embed_tokens(windows)
         self.dense: Tensor | None = self.pruned.clone() if keep_dense else None
         self._batch = max(1, _BATCH_TOKENS // windows.shape[1])
@@ -103,7 +103,7 @@ def _bias(linear: nn.Linear) -> Tensor | float:
     return 0.0 if linear.bias is None else linear.bias
 
 
-def _layer_arguments(view: ModelView, window: Tensor) -> list[dict[str, Any]]:
+def layer_arguments(view: ModelView, window: Tensor) -> list[dict[str, Any]]:
     """The keyword arguments (mask, rotary embeddings, positions) each layer is called with for a window of this length.
 
     Taken from a real forward pass: masks differ between families and layer types, and all windows are equally long.

@@ -1,4 +1,4 @@
-"""The `prunebench` command: five verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: six verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ class Method(StrEnum):
     magnitude = "magnitude"
     wanda_sp = "wanda_sp"
     block_influence = "block_influence"
+
+
+class RecoveryMethod(StrEnum):
+    """The names of `compressors.recovery.methods`; a test compares the two."""
+
+    lora = "lora"
+    full = "full"
+    distillation = "distillation"
+    block_local = "block_local"
+
+
+class Trainable(StrEnum):
+    full = "full"
+    lora = "lora"
+
+
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Arrivals(StrEnum):
@@ -86,6 +105,65 @@ def compress(
         manifest = run_compress(request, progress)
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
+
+
+@app.command()
+def recover(
+    variant: Annotated[Path, typer.Argument(metavar="VARIANT", help="Variant folder that compress wrote; only read.")],
+    out: Folder,
+    method: Annotated[RecoveryMethod, typer.Option(help="What is trained, and towards what.")],
+    text: Annotated[
+        Path, typer.Option(help="Training text; some of its documents are held out. Not the text you evaluate on.")
+    ],
+    teacher: Annotated[
+        Path | None, typer.Option(help="The dense model the variant came from; distillation and block_local need it.")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(help="Training tokens; for block_local those each half layer sees.")
+    ] = 1_000_000,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the schedule. Default: the method's own.")
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of one optimizer step.")] = 4096,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the adapters, for what trains with LoRA. Default: 16.")
+    ] = None,
+    trainable: Annotated[Trainable | None, typer.Option(help="What distillation trains. Default: full.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the order of the text and the adapters' start.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
+    allow_evaluated_text: Annotated[
+        bool, typer.Option("--allow-evaluated-text", help="Train even on text that VARIANT's quality was measured on.")
+    ] = False,
+) -> None:
+    """Train a pruned variant back towards the dense model; writes a new variant with its loss curve.
+
+    An interrupted run goes on where it was when the same command is given again.
+
+    Example: prunebench recover pruned-50 --out healed-50 --method distillation --teacher MODEL --text train.txt
+    """
+    from compressors.recovery.recover import RecoveryRequest
+    from compressors.recovery.recover import recover as run_recover
+    from laws.recovery_curve import write_curve_page
+    from prunebench.console import print_result, show_progress
+
+    request = RecoveryRequest(
+        variant=variant,
+        out=out,
+        method=method.value,
+        text=text,
+        teacher=teacher,
+        tokens=tokens,
+        learning_rate=learning_rate,
+        batch_tokens=batch_tokens,
+        rank=rank,
+        trainable=None if trainable is None else trainable.value,
+        seed=seed,
+        device=device.value,
+        allow_evaluated_text=allow_evaluated_text,
+    )
+    with show_progress() as progress:
+        manifest = run_recover(request, progress, draw=write_curve_page)
+    print_result({"out": str(out), **manifest.model_dump(include={"name", "base", "recovery"})})
 
 
 @app.command()
