@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from artifacts.files import write_text_atomically
-from artifacts.recovery import CURVE_NAME, CurvePoint, LossCurve
+from artifacts.recovery import CURVE_NAME, LossCurve
 from artifacts.units import format_count
 from laws.figures import blank_figure
 
@@ -70,31 +70,40 @@ def render_curve(curve: LossCurve) -> str:
 def curve_figure(curve: LossCurve) -> go.Figure:
     """The held-out loss, and the training loss on an axis of its own where it is not in nats per token."""
     figure = blank_figure("training tokens read", "held-out loss, nats per token")
-    held_out = [(point.tokens, point.held_out_loss_nats) for point in curve.points]
-    figure.add_scatter(**_line("held out", held_out, _HELD_OUT_COLOUR, "circle", curve.points))
-    training = [(p.tokens, p.training_loss) for p in curve.points if p.training_loss is not None]
-    seen = tuple(point for point in curve.points if point.training_loss is not None)
-    line = _line("training", training, _TRAINING_COLOUR, "square", seen)
+    held_out: list[tuple[int, float | None, str]] = [
+        (point.tokens, point.held_out_loss_nats, point.stage) for point in curve.points
+    ]
+    figure.add_scatter(**_line("held out", held_out, _HELD_OUT_COLOUR, "circle"))
+    line = _line("training", training_points(curve), _TRAINING_COLOUR, "square")
     if "nats" in curve.objective:
         figure.add_scatter(**line)
     else:
         figure.add_scatter(**line, yaxis="y2")
-        axis = {"title": "training loss", "overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"}
-        figure.update_layout(yaxis2={**axis, "automargin": True})
+        axis = {"title": "training loss", "overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
+        figure.update_layout(yaxis2={**axis, "automargin": True, "rangemode": "tozero"})
     return figure
 
 
-def _line(
-    name: str, points: list[tuple[int, float]], colour: str, symbol: str, described: tuple[CurvePoint, ...]
-) -> dict[str, object]:
+def training_points(curve: LossCurve) -> list[tuple[int, float | None, str]]:
+    """(tokens, loss, stage), with a gap before each further stage: losses of different stages are no one line."""
+    seen = [point for point in curve.points if point.training_loss is not None]
+    points: list[tuple[int, float | None, str]] = []
+    for point in seen:
+        if points and points[-1][2] != point.stage:
+            points.append((point.tokens, None, point.stage))
+        points.append((point.tokens, point.training_loss, point.stage))
+    return points
+
+
+def _line(name: str, points: list[tuple[int, float | None, str]], colour: str, symbol: str) -> dict[str, object]:
     return {
-        "x": [tokens for tokens, _ in points],
-        "y": [loss for _, loss in points],
+        "x": [tokens for tokens, _, _ in points],
+        "y": [loss for _, loss, _ in points],
         "name": name,
         "mode": "lines+markers",
         "line": {"color": colour, "width": 2.5},
         "marker": {"symbol": symbol, "size": 8},
-        "text": [point.stage for point in described],
+        "text": [stage for _, _, stage in points],
         "hovertemplate": "%{y:.4f} after %{x:,} tokens (%{text})",
     }
 

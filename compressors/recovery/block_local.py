@@ -24,6 +24,7 @@ from compressors.recovery.patient import Half, Patient, ShapedModel, matrices_of
 from compressors.recovery.registry import RecoveryMethod, Stage
 from compressors.streams import layer_arguments
 
+RATE_TIMES_WIDTH = 0.64
 _PIECE_TOKENS = 4096
 
 
@@ -34,7 +35,7 @@ class BlockLocalConfig:
     More training tokens than that are read again.
     """
 
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     pool_tokens: int = 262_144
 
 
@@ -134,5 +135,6 @@ METHOD = RecoveryMethod(
     needs_teacher=True,
     objective="squared error of the residual stream, over the square of what the half layer has to write",
     paper="block-local distillation as in Bercovich et al., Puzzle (arXiv 2411.19146)",
+    rate_times_width=lambda config: RATE_TIMES_WIDTH,
     stages=stages,
 )

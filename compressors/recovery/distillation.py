@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from compressors.recovery import full, lora
 from compressors.recovery.full import all_parameters, language_model_loss, next_token_logits
 from compressors.recovery.lora import adapted
 from compressors.recovery.patient import Patient
@@ -31,7 +32,7 @@ Trainable = Literal["full", "lora"]
 class DistillationConfig:
     """`kl_weight` is w, in [0, 1]; `rank` and `alpha_per_rank` matter with trainable "lora" only."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     kl_weight: float = 0.9
     temperature: float = 1.0
     trainable: Trainable = "full"
@@ -88,5 +89,6 @@ METHOD = RecoveryMethod(
     needs_teacher=True,
     objective="weighted KL to the dense model and language-model loss, nats per token",
     paper="Hinton et al. (arXiv 1503.02531), for pruned models Muralidharan et al., Minitron (arXiv 2407.14679)",
+    rate_times_width=lambda config: (full if config.trainable == "full" else lora).RATE_TIMES_WIDTH,
     stages=stages,
 )

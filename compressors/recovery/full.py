@@ -17,12 +17,14 @@ from torch.nn.functional import cross_entropy
 from compressors.recovery.patient import Patient
 from compressors.recovery.registry import RecoveryMethod, Stage
 
+RATE_TIMES_WIDTH = 0.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullConfig:
-    """`learning_rate` is the peak of the schedule."""
+    """`learning_rate` is the peak of the schedule; None is the rule of the registry."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
 
 
 def language_model_loss(logits: Tensor, windows: Tensor) -> Tensor:
@@ -62,5 +64,6 @@ METHOD = RecoveryMethod(
     needs_teacher=False,
     objective="language-model loss, nats per token",
     paper="Xia et al., Sheared LLaMA (arXiv 2310.06694): continued pre-training after structured pruning",
+    rate_times_width=lambda config: RATE_TIMES_WIDTH,
     stages=stages,
 )

@@ -19,12 +19,14 @@ from compressors.recovery.full import text_loss
 from compressors.recovery.patient import Patient, matrices_of
 from compressors.recovery.registry import RecoveryMethod, Stage
 
+RATE_TIMES_WIDTH = 0.64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
     """`alpha_per_rank` is the update's scale, alpha / rank; B starts at zero: training starts at the pruned model."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     rank: int = 16
     alpha_per_rank: float = 2.0
 
@@ -77,5 +79,6 @@ METHOD = RecoveryMethod(
     needs_teacher=False,
     objective="language-model loss, nats per token",
     paper="Hu et al., LoRA (arXiv 2106.09685), after pruning as in Ma et al., LLM-Pruner (arXiv 2305.11627)",
+    rate_times_width=lambda config: RATE_TIMES_WIDTH,
     stages=stages,
 )

@@ -141,12 +141,17 @@ def recover(
 def _check(request: RecoveryRequest) -> _Job:
     """Refuses what can be refused before anything is loaded. Raises ConfigError or CheckpointError."""
     method = method_named(request.method)
-    config = method.configured(learning_rate=request.learning_rate, rank=request.rank, trainable=request.trainable)
-    _check_numbers(request, config.learning_rate)
     require_free_name(request.out)
     if not is_variant(request.variant):
         raise ConfigError(f"{request.variant} has no {MANIFEST_NAME}. Give a folder that compress wrote.")
     source, parent = open_source(str(request.variant)), load_variant(request.variant)
+    config = method.configured(
+        source.config["hidden_size"],
+        learning_rate=request.learning_rate,
+        rank=request.rank,
+        trainable=request.trainable,
+    )
+    _check_numbers(request, config.learning_rate)
     corpus = read_corpus(request.text)
     _check_text(request, parent, corpus)
     teacher = _open_teacher(request, method, parent)

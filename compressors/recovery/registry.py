@@ -34,17 +34,25 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryMethod:
-    """`stages(config, patient)` yields what to train; `objective` says what the training loss is, with its unit."""
+    """`stages(config, patient)` yields what to train; `objective` says what the training loss is, with its unit.
+
+    `rate_times_width(config)` over the model's hidden size is the peak learning rate when none is given: the rate that
+    suits Adam falls with the width (Yang et al., arXiv 2203.03466).
+    """
 
     name: str
     config: Any
     needs_teacher: bool
     objective: str
     paper: str
+    rate_times_width: Callable[[Any], float]
     stages: Callable[[Any, Patient], Iterator[Stage]]
 
-    def configured(self, **given: object) -> Any:
-        """The configuration with everything that was given (not None). Raises ConfigError for a knob it lacks."""
+    def configured(self, hidden: int, **given: object) -> Any:
+        """The configuration with everything that was given (not None) and a learning rate.
+
+        Raises ConfigError for a knob that the method lacks.
+        """
         wanted = {name: value for name, value in given.items() if value is not None}
         known = {field.name for field in fields(self.config)}
         foreign = sorted(wanted.keys() - known)
@@ -52,7 +60,10 @@ class RecoveryMethod:
             raise ConfigError(
                 f"Recovery method {self.name} has no {foreign[0].replace('_', ' ')}. It has {', '.join(sorted(known))}."
             )
-        return replace(self.config, **wanted)
+        config = replace(self.config, **wanted)
+        if config.learning_rate is None:
+            config = replace(config, learning_rate=self.rate_times_width(config) / hidden)
+        return config
 
 
 def resolved(config: Any) -> dict[str, Any]:
