@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from artifacts.errors import CompressionError, ConfigError
+from artifacts.errors import ConfigError
 from artifacts.files import complete_directory, require_free_name, sha256_of_file
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
@@ -220,11 +220,7 @@ def _train(job: _Job, patient: Patient, text: TrainingText, folder: StateFolder,
         state=folder.load(),
         progress=progress,
     )
-    try:
-        trainer.train(job.method.stages(job.config, patient))
-    except CompressionError:
-        folder.clear()  # going on from a state that diverges would diverge again
-        raise
+    trainer.train(job.method.stages(job.config, patient))
     return trainer
 
 

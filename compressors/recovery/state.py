@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artifacts.errors import ConfigError
+from artifacts.errors import CompressionError, ConfigError
 from artifacts.files import PARTIAL_SUFFIX, disk_error
 from artifacts.recovery import CurvePoint
 
@@ -49,12 +49,16 @@ class StateFolder:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _STATE_NAME
 
+    @property
+    def was_saved(self) -> bool:
+        return self._path.is_file()
+
     def clear(self) -> None:
         self._path.unlink(missing_ok=True)
 
     def load(self) -> TrainingState:
         """A fresh state if none was saved. Raises ConfigError if the saved one cannot be read."""
-        if not self._path.is_file():
+        if not self.was_saved:
             return TrainingState()
         try:
             raw = torch.load(self._path, weights_only=True)
@@ -86,7 +90,8 @@ def _fields_of(state: TrainingState) -> dict[str, Any]:
 def working_state(out: Path, inputs: dict[str, Any]) -> Iterator[StateFolder]:
     """The state folder of this request; it stays if the block is interrupted and goes when it ends well.
 
-    Raises ConfigError if another process is working on the same request.
+    It goes as well if training diverged, because a continued run would diverge again, and if nothing was saved. Raises
+    ConfigError if another process is working on the same request.
     """
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = out.with_name(f"{out.name}{PARTIAL_SUFFIX}-{key}")
@@ -102,5 +107,13 @@ def working_state(out: Path, inputs: dict[str, Any]) -> Iterator[StateFolder]:
             raise ConfigError(
                 f"{out} is being made by another process. Wait for it or choose another --out."
             ) from error
-        yield StateFolder(folder)
-        shutil.rmtree(folder)
+        state, is_done = StateFolder(folder), False
+        try:
+            yield state
+            is_done = True
+        except CompressionError:
+            state.clear()
+            raise
+        finally:
+            if is_done or not state.was_saved:
+                shutil.rmtree(folder)

@@ -125,10 +125,7 @@ class Trainer:
             loss = stage.loss(piece) * (len(piece) / len(batch))
             loss.backward()
             total += float(loss.detach())
-        if not math.isfinite(total):
-            raise CompressionError(
-                f"Training diverged in {stage.name} at step {step}: its loss is {total}. Lower --learning-rate."
-            )
+        _require_finite(total, stage, step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         nn.utils.clip_grad_norm_(list(stage.parameters.values()), CLIP_NORM)
@@ -139,6 +136,9 @@ class Trainer:
     def _add_point(self, number: int, stage: Stage, training_loss: float | None) -> None:
         schedule = self.schedule
         done = number * schedule.steps + self.state.step
+        held_out_loss_nats = self.held_out_loss()
+        if training_loss is not None:
+            _require_finite(held_out_loss_nats, stage, self.state.step)
         self.state.points.append(
             CurvePoint(
                 stage=stage.name,
@@ -146,7 +146,7 @@ class Trainer:
                 tokens=done * schedule.step_tokens,
                 learning_rate=schedule.rate(max(0, self.state.step - 1)) if training_loss is not None else 0.0,
                 training_loss=training_loss,
-                held_out_loss_nats=self.held_out_loss(),
+                held_out_loss_nats=held_out_loss_nats,
             )
         )
 
@@ -158,3 +158,11 @@ class Trainer:
         state.optimizer = None if is_finished else optimizer.state_dict()
         state.elapsed_s = elapsed_s
         self.folder.save(state)
+
+
+def _require_finite(loss: float, stage: Stage, step: int) -> None:
+    """Asked of the held-out loss too: the last update can diverge without any training loss behind it."""
+    if not math.isfinite(loss):
+        raise CompressionError(
+            f"Training diverged in {stage.name} at step {step}: its loss is {loss}. Lower --learning-rate."
+        )
