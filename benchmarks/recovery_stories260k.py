@@ -56,8 +56,8 @@ of {text}, {held_out} of them held out by the trainer; windows of {window} token
 warm-up and cosine decay, clipping at norm 1. `distillation` trains all weights; `block_local` reads the tokens once for
 each of its {stages} half layers, one at a time, which is about the work of one pass of the others. Evaluation: every
 fourth story from the fourth on, {evaluation_tokens:,} predicted tokens, windows of {length} with BOS. Learning rates
-are the methods' defaults; they were chosen on held-out documents of the training text, one seed, two to four values a
-method.
+are the methods' defaults; they were chosen on held-out documents of the training text, one seed, two to five values a
+method; for `lora` and `distillation` the best was the highest that was tried.
 
 **Read with care.** One model of 0.26 M parameters with little redundancy, {count} seeds (a range, not an interval), few
 tokens: the methods differ in how fast they learn at first as much as in where they would end. Seconds are wall time on
