@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,27 @@ def test_target_is_the_dense_stream_and_input_the_recovered_one() -> None:
         student.view.layers[position].ffn.down_proj.weight.copy_(dense)
         losses.append((before, float(stage.loss(everything()))))
     assert all(before > 0.05 and after < 1e-8 for before, after in losses)
+
+
+def test_input_is_what_the_recovered_halves_before_really_output() -> None:
+    """Layer 0 changes while it is trained; layer 1 is judged on the stream behind the changed layer 0."""
+    patient = make_patient()
+    assert patient.teacher is not None
+    running = stages(CONFIG, patient)
+    next(running)
+    student = patient.student.view.model
+    student.model.layers[0].mlp.down_proj.weight.mul_(-0.5)
+    given = float(next(running).loss(everything()))
+
+    def behind_layer_1(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(patient.windows, output_hidden_states=True, use_cache=False).hidden_states[2]
+
+    after, target = behind_layer_1(student), behind_layer_1(patient.teacher.view.model)
+    student.model.layers[1].mlp.down_proj.weight.zero_()
+    before = behind_layer_1(student)
+    expected = float((after - target).square().mean() / (before - target).square().mean())
+    assert given == pytest.approx(expected, rel=1e-4)
 
 
 def test_loss_is_relative_to_what_the_half_has_to_write() -> None:
