@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from artifacts.variant import Unit
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
+from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
 
 STEM = Path(__file__).with_name("compensation_stories260k_cpu_202611")

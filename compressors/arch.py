@@ -53,7 +53,7 @@ class UnitGroup:
 
 @dataclass(frozen=True, slots=True)
 class LayerView:
-    """One decoder layer of a Transformers model, read through its roles."""
+    """One decoder layer of a Transformers model, read through its roles. Either half may be absent."""
 
     module: nn.Module
 
@@ -71,18 +71,25 @@ class LayerView:
 
     @property
     def query_heads(self) -> int:
-        return int(self.attention.q_proj.weight.shape[0]) // self.head_dim
+        return int(self.attention.q_proj.weight.shape[0]) // self.head_dim if self.has("kv") else 0
 
     @property
     def kv_heads(self) -> int:
-        return int(self.attention.k_proj.weight.shape[0]) // self.head_dim
+        return int(self.attention.k_proj.weight.shape[0]) // self.head_dim if self.has("kv") else 0
 
     @property
     def ffn_width(self) -> int:
-        return int(self.ffn.down_proj.weight.shape[1])
+        return int(self.ffn.down_proj.weight.shape[1]) if self.has("ffn") else 0
+
+    def has(self, unit: WidthUnit) -> bool:
+        """Whether the half that holds these units is there at all."""
+        return (self.attention if unit == "kv" else self.ffn) is not None
+
+    def count(self, unit: WidthUnit) -> int:
+        return self.kv_heads if unit == "kv" else self.ffn_width
 
     def group(self, unit: WidthUnit) -> UnitGroup:
-        """The coupled matrices of FFN channels or of KV groups."""
+        """The coupled matrices of FFN channels or of KV groups, of a half that is there."""
         if unit == "ffn":
             producers = tuple(Producer(linear, 1) for linear in (self.ffn.gate_proj, self.ffn.up_proj))
             return UnitGroup(producers, self.ffn.down_proj, 1)
@@ -96,6 +103,8 @@ class LayerView:
 
         `arguments` are the keyword arguments that the whole layer is called with.
         """
+        if not self.has(unit):
+            return states
         if unit == "kv":
             written, _ = self.attention(hidden_states=self.module.input_layernorm(states), **arguments)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
+from compressors.plan import Allocation, LayerBudget
 
 WIDE_FFN = 1024
 WIDE_MULTIPLE = 128
@@ -29,6 +30,14 @@ class Budget:
     kv_heads: int
     ffn_width: int
     multiple_of: int
+
+
+def uniform_allocation(budget: Budget, base: Dimensions, kept_layers: tuple[int, ...] | None = None) -> Allocation:
+    """The same widths in every layer that stays; `kept_layers` None keeps the budgeted number from the front."""
+    kept = range(budget.layers) if kept_layers is None else kept_layers
+    width = LayerBudget(kv_groups=budget.kv_heads, ffn_channels=budget.ffn_width)
+    absent = LayerBudget(kv_groups=0, ffn_channels=0)
+    return tuple(width if index in kept else absent for index in range(base.layers))
 
 
 def require_ratio(ratio: float) -> None:

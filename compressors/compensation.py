@@ -57,7 +57,8 @@ def solve_ridge(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
     mean = float(gram.diagonal().mean())
     for attempt in range(_ATTEMPTS):
         ridge = max(damping, _FLOOR) * _ESCALATION**attempt * mean
-        damped = gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        damped = gram.to(torch.float64, copy=True)
+        damped.diagonal().add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if int(failed) == 0:
             return torch.cholesky_solve(cross.double().T, factor).T

@@ -1,23 +1,28 @@
-"""Writing a pruned model as a stock checkpoint: weights in the source's type, configuration, tokenizer, probe."""
+"""Writing a pruned model as a checkpoint: finished blocks put together into shards, configuration, tokenizer, probe.
+
+Tensors are copied from file to file in pieces: neither a block nor the embedding is in memory for it.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from artifacts.files import disk_error
-from compressors.arch import ModelView
-from compressors.footprint import HEAD
-from compressors.headers import INDEX_NAME
-from compressors.relabel import SHAPE_FIELDS, stock_config
+from compressors.blocks import CheckpointModel
+from compressors.headers import INDEX_NAME, SINGLE_NAME
+from compressors.relabel import SHAPE_FIELDS
+from compressors.shards import Stored, write_shard
+from compressors.streams import HiddenStates
+from compressors.workspace import BlockFolder
 
 # Everything a stock engine reads beside weights and configuration.
 _COPIED = (
@@ -34,23 +39,8 @@ _COPIED = (
 )
 PROBE_NAME = "probe.safetensors"
 _PROBE_TOKENS = 24
-_MAX_SHARD = "5GB"
+_MAX_SHARD_BYTES = 5_000_000_000
 _READABLE = 0o644
-
-
-def export_checkpoint(view: ModelView, architecture: str, dtype: torch.dtype, source: Path, out: Path) -> str:
-    """Writes everything but the manifest into `out`; returns the class the checkpoint names.
-
-    Rounds the model in memory to `dtype` as well, so that the probe logits are those of the stored weights. Raises
-    ConfigError if the disk is full.
-    """
-    round_weights(view.model, dtype)
-    config = stock_config(view, architecture, str(dtype).removeprefix("torch."))
-    write_config(config, out)
-    write_weights(stored_tensors(view, dtype), out)
-    copy_companions(source, out)
-    write_probe(view, out)
-    return str(config.architectures[0])
 
 
 def write_config(config: Any, out: Path) -> None:
@@ -60,28 +50,26 @@ def write_config(config: Any, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def round_weights(model: Any, dtype: torch.dtype) -> None:
-    """Rounds every float32 parameter to what `dtype` can hold."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype).to(torch.float32)
+def assemble_weights(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
+    """The blocks renumbered, with both ends, in one or more shards and an index if more.
 
-
-def stored_tensors(view: ModelView, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Parameters by name, on the CPU, as they are stored. A tied head is stored as the embedding only."""
-    named = view.model.state_dict()
-    if view.is_tied:
-        named.pop(HEAD)
-    return {name: tensor.to("cpu", dtype).contiguous() for name, tensor in named.items()}
-
-
-def write_weights(tensors: dict[str, Tensor], out: Path) -> None:
-    """One or more shards, with an index if more. Raises ConfigError if the disk is full."""
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size=_MAX_SHARD)
-    for filename, names in split.filename_to_tensors.items():
-        _save({name: tensors[name] for name in names}, out / filename)
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (out / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    Raises ConfigError if the disk is full, CheckpointError if an end holds values that are not finite.
+    """
+    model.require_finite_ends()
+    tensors: dict[str, Stored] = dict(model.ends())
+    for position, index in enumerate(kept_layers):
+        for name, stored in blocks.tensors(index).items():
+            tensors[f"model.layers.{position}.{name}"] = stored
+    shards = list(_shards(tensors))
+    names: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        filename = SINGLE_NAME if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_shard(out / filename, shard)
+        names |= dict.fromkeys(shard, filename)
+    if len(shards) > 1:
+        total = sum(stored.header.size_bytes for stored in tensors.values())
+        index_content = {"metadata": {"total_size": total}, "weight_map": names}
+        (out / INDEX_NAME).write_text(json.dumps(index_content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_companions(source: Path, out: Path) -> None:
@@ -90,13 +78,25 @@ def copy_companions(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def write_probe(view: ModelView, out: Path) -> None:
-    """Fixed token ids and the in-memory model's logits on them, for the fresh process to compare with."""
-    ids = probe_ids(view.config.vocab_size, view.config.max_position_embeddings)
-    view.model.to("cpu")
-    with torch.inference_mode():
-        logits = view.model(input_ids=ids, use_cache=False).logits
-    _save({"ids": ids, "logits": logits.contiguous()}, out / PROBE_NAME)
+def write_probe(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
+    """Fixed token ids and the logits that the finished blocks give on them, for the fresh process to compare with."""
+    ids = probe_ids(model.config.vocab_size, model.config.max_position_embeddings)
+    arguments = model.arguments(ids.shape[1])
+    course = HiddenStates(model.embed(ids), arguments, model.device, int(model.config.intermediate_size))
+    for index in kept_layers:
+        course.move_through(index, blocks.load(index))
+    save_probe(out, ids, model.logits(course.states).cpu())
+
+
+def save_probe(out: Path, ids: Tensor, logits: Tensor) -> None:
+    """Raises ConfigError if the disk is full."""
+    path = out / PROBE_NAME
+    # safetensors reports a failed write as an error of its own, which no handler of OSError would see.
+    try:
+        save_file({"ids": ids, "logits": logits.contiguous()}, path)
+        path.chmod(_READABLE)
+    except (OSError, SafetensorError) as error:
+        raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def probe_ids(vocabulary: int, context_tokens: int) -> Tensor:
@@ -105,10 +105,14 @@ def probe_ids(vocabulary: int, context_tokens: int) -> Tensor:
     return (torch.arange(tokens, dtype=torch.long) * 7919 % vocabulary)[None]
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # safetensors reports a failed write as an error of its own, which no handler of OSError would see.
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(_READABLE)  # it is created for its owner alone, but engines often run as another user
-    except (OSError, SafetensorError) as error:
-        raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+def _shards(tensors: Mapping[str, Stored]) -> Iterator[dict[str, Stored]]:
+    """Consecutive tensors, each shard as many as fit; a tensor larger than a shard has one of its own."""
+    shard: dict[str, Stored] = {}
+    size = 0
+    for name, stored in tensors.items():
+        if shard and size + stored.header.size_bytes > _MAX_SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = stored
+        size += stored.header.size_bytes
+    yield shard

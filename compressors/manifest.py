@@ -21,11 +21,11 @@ from artifacts.variant import (
     Ratios,
     VariantManifest,
 )
-from compressors.arch import LayerView
 from compressors.export import PROBE_NAME
 from compressors.footprint import footprint_of_folder
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.plan import Plan
+from compressors.relabel import is_uniform
 from compressors.sequential import PruningJob
 from compressors.source import Source, is_tied
 
@@ -62,6 +62,7 @@ class Making:
 
     name: str
     ratio: float
+    multiple_of: int
     source: Source
     job: PruningJob
     calibration: CalibrationRef | None
@@ -69,13 +70,17 @@ class Making:
     architecture: str
 
 
-def shapes_after(plan: Plan, layers: tuple[LayerView, ...]) -> tuple[LayerShape, ...]:
-    """`layers` are the base model's, already cut; a removed layer counts no units."""
+def shapes_after(plan: Plan, query_heads_per_group: int) -> tuple[LayerShape, ...]:
+    """One entry per layer of the base model; a removed half counts no units."""
     return tuple(
-        layer.shape(index)
-        if kept.present
-        else LayerShape(index=index, present=False, query_heads=0, kv_heads=0, ffn_width=0)
-        for index, (layer, kept) in enumerate(zip(layers, plan.layers, strict=True))
+        LayerShape(
+            index=index,
+            present=kept.present,
+            query_heads=len(kept.kv_groups) * query_heads_per_group,
+            kv_heads=len(kept.kv_groups),
+            ffn_width=len(kept.ffn_channels),
+        )
+        for index, kept in enumerate(plan.layers)
     )
 
 
@@ -88,12 +93,12 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
         base=BaseModelRef(
             name=source.name, sha256=source.sha256, architecture=source.architecture, footprint=source.footprint
         ),
-        method=_method_ref(making.job),
+        method=_method_ref(making),
         calibration=making.calibration,
         layers=making.layers,
         footprint=footprint,
         ratios=Ratios.between(making.ratio, source.footprint, footprint),
-        expressibility="stock",
+        expressibility="stock" if is_uniform(making.layers) else "per-layer",
         architecture=making.architecture,
         cost=cost,
         versions={"python": platform.python_version(), **package_versions(_VERSIONED)},
@@ -101,12 +106,13 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
     )
 
 
-def _method_ref(job: PruningJob) -> MethodRef:
+def _method_ref(making: Making) -> MethodRef:
+    job = making.job
     return MethodRef(
         name=job.method.name,
         config=job.method.resolved_config,
         units=job.units,
         compensate=job.compensate,
         seed=job.seed,
-        multiple_of=job.budget.multiple_of,
+        multiple_of=making.multiple_of,
     )

@@ -8,14 +8,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressors.arch import WidthUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerBudget:
+    """How many units a layer keeps. 0 of a kind removes that half of the layer, 0 of both the layer."""
+
+    kv_groups: int
+    ffn_channels: int
+
+    @property
+    def present(self) -> bool:
+        return self.kv_groups > 0 or self.ffn_channels > 0
+
+    def count(self, unit: WidthUnit) -> int:
+        return self.kv_groups if unit == "kv" else self.ffn_channels
+
+
+# One entry per layer of the base model.
+Allocation = tuple[LayerBudget, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """Ascending indices of what survives, counted in the base model's units; a dropped layer has `present` False."""
+    """Ascending indices of what survives, counted in the base model's units; an empty half is removed."""
 
-    present: bool = True
     kv_groups: tuple[int, ...]
     ffn_channels: tuple[int, ...]
+
+    @property
+    def present(self) -> bool:
+        return bool(self.kv_groups or self.ffn_channels)
+
+
+ABSENT = LayerPlan(kv_groups=(), ffn_channels=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ Both re-labellings only rename the class: tensors and arithmetic stay, which ver
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig
 
 from artifacts.errors import UnsupportedModel
-from compressors.arch import ModelView
+from artifacts.variant import LayerShape
 
 _MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
@@ -40,49 +41,73 @@ _SHARED_FIELDS = (
 )
 
 
-def stock_config(view: ModelView, architecture: str, dtype: str) -> Any:
-    """The Transformers configuration of the pruned model; `dtype` is the name of the stored type, such as bfloat16."""
-    shapes = _shapes(view)
-    target = stock_architecture(view, architecture)
+def stock_config(base: Any, layers: Sequence[LayerShape], architecture: str, dtype: str) -> Any:
+    """The Transformers configuration of the pruned model.
+
+    `base` is the configuration of the model that was pruned, of class `architecture`; `layers` has an entry for each of
+    its layers, all present ones alike; `dtype` is the name of the stored type, such as bfloat16. Raises
+    UnsupportedModel if no stock class loads these shapes.
+    """
+    kept = [layer for layer in layers if layer.present]
+    shapes = _shapes(base, kept)
+    target = _stock_architecture(base, kept[0], architecture)
     if target == architecture:
-        fields = {**view.config.to_dict(), **shapes}
+        fields = {**base.to_dict(), **shapes, **_trimmed_lists(base, kept)}
     else:
-        fields = {**{name: getattr(view.config, name) for name in _SHARED_FIELDS}, **shapes}
-        fields |= _added_fields(view, architecture, target)
+        fields = {**{name: getattr(base, name) for name in _SHARED_FIELDS}, **shapes}
+        fields |= _added_fields(base, architecture, target)
     fields |= {"architectures": [target], "dtype": dtype, "model_type": _MODEL_TYPES[target]}
     return AutoConfig.for_model(**fields)
 
 
-def stock_architecture(view: ModelView, architecture: str) -> str:
-    """The class that loads these shapes everywhere. Raises UnsupportedModel if there is none."""
-    layer, hidden = view.layers[0], view.config.hidden_size
-    if architecture == "LlamaForCausalLM" and hidden % layer.query_heads:
-        has_bias = view.config.attention_bias or view.config.mlp_bias
-        return "SeedOssForCausalLM" if has_bias else "MistralForCausalLM"
-    if architecture == "Qwen2ForCausalLM" and layer.head_dim * layer.query_heads != hidden:
-        return "SeedOssForCausalLM"
+def is_uniform(layers: Sequence[LayerShape]) -> bool:
+    """Whether all layers that stay are alike and complete, which is all that stock classes can express."""
+    shapes = {(layer.query_heads, layer.kv_heads, layer.ffn_width) for layer in layers if layer.present}
+    return len(shapes) == 1 and all(min(shape) > 0 for shape in shapes)
+
+
+def head_width(config: Any) -> int:
+    """Elements per attention head; some classes leave it to be computed."""
+    explicit = getattr(config, "head_dim", None)
+    return int(explicit or config.hidden_size // config.num_attention_heads)
+
+
+def _stock_architecture(base: Any, layer: LayerShape, architecture: str) -> str:
     if architecture not in _MODEL_TYPES:
         raise UnsupportedModel(f"{architecture} has no stock export. Supported are {', '.join(_MODEL_TYPES)}.")
+    if architecture == "LlamaForCausalLM" and base.hidden_size % layer.query_heads:
+        return "SeedOssForCausalLM" if base.attention_bias or base.mlp_bias else "MistralForCausalLM"
+    if architecture == "Qwen2ForCausalLM" and head_width(base) * layer.query_heads != base.hidden_size:
+        return "SeedOssForCausalLM"
     return architecture
 
 
-def _shapes(view: ModelView) -> dict[str, int]:
-    layers = view.layers
+def _shapes(base: Any, kept: Sequence[LayerShape]) -> dict[str, int]:
     return {
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": layers[0].query_heads,
-        "num_key_value_heads": layers[0].kv_heads,
-        "intermediate_size": layers[0].ffn_width,
-        "head_dim": layers[0].head_dim,
+        "num_hidden_layers": len(kept),
+        "num_attention_heads": kept[0].query_heads,
+        "num_key_value_heads": kept[0].kv_heads,
+        "intermediate_size": kept[0].ffn_width,
+        "head_dim": head_width(base),
     }
 
 
-def _added_fields(view: ModelView, source: str, target: str) -> dict[str, Any]:
+def _trimmed_lists(base: Any, kept: Sequence[LayerShape]) -> dict[str, Any]:
+    """The configuration's entries that count or list layers, for the layers that stay."""
+    fields: dict[str, Any] = {}
+    if getattr(base, "layer_types", None) is not None:
+        fields["layer_types"] = [base.layer_types[layer.index] for layer in kept]
+    if getattr(base, "max_window_layers", None) is not None:
+        fields["max_window_layers"] = sum(layer.index < base.max_window_layers for layer in kept)
+    return fields
+
+
+def _added_fields(base: Any, source: str, target: str) -> dict[str, Any]:
     if target == "MistralForCausalLM":
         return {"sliding_window": None}
     if source == "Qwen2ForCausalLM":
         biases = {"attention_bias": True, "attention_out_bias": False, "mlp_bias": False}
     else:
-        attention, mlp = bool(view.config.attention_bias), bool(view.config.mlp_bias)
+        attention, mlp = bool(base.attention_bias), bool(base.mlp_bias)
         biases = {"attention_bias": attention, "attention_out_bias": attention, "mlp_bias": mlp}
     return {**biases, "residual_dropout": 0.0}

@@ -1,112 +1,162 @@
 """Pruning in order: each layer is chosen, cut and repaired on what the already pruned layers before it really output.
 
 Choosing on the dense model's activations would ignore that errors add up; going in order lets every repair also make
-good what earlier layers lost.
+good what earlier layers lost. One block is in memory at a time: it is loaded, cut, repaired, handed to a sink, dropped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from artifacts.progress import Progress
 from artifacts.variant import Unit
-from compressors.arch import WIDTH_UNITS, LayerView, ModelView, UnitGroup, WidthUnit
-from compressors.budget import Budget
+from compressors.arch import WIDTH_UNITS, LayerView, UnitGroup, WidthUnit
+from compressors.blocks import BlockModel
 from compressors.compensation import refit_consumer
-from compressors.plan import LayerPlan, Plan
+from compressors.plan import ABSENT, Allocation, LayerPlan, Plan, Ranking
 from compressors.registry import Method, WidthEvidence
 from compressors.statistics import ConsumerStatistics
-from compressors.streams import Streams, hidden_states
-from compressors.surgery import keep_layers, keep_units, unit_slots
+from compressors.streams import Streams
+from compressors.surgery import keep_units, remove_half, unit_slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningJob:
-    """Everything that decides the plan besides the model and the calibration windows."""
+    """Everything that decides the plan besides the model and the calibration windows.
+
+    `rankings` by (layer, unit) stand in for the method's own where they were made beforehand, as gradient methods do.
+    `dtype` is what repaired weights are rounded to, so that later layers see what will be stored.
+    """
 
     method: Method
     units: tuple[Unit, ...]
-    budget: Budget
+    allocation: Allocation
     compensate: bool
     seed: int
-
-    def kept_units(self, unit: WidthUnit) -> int:
-        return self.budget.kv_heads if unit == "kv" else self.budget.ffn_width
+    dtype: torch.dtype = torch.float32
+    rankings: Mapping[tuple[int, WidthUnit], Ranking] = field(default_factory=dict)
 
     @property
     def wants_products(self) -> bool:
         """Whether Gram and cross products are accumulated, for the choice or for the repair."""
-        return self.compensate or self.method.needs == "gram"
+        return self.compensate or (self.method.rank_width is not None and self.method.needs == "gram")
+
+    @property
+    def wants_streams(self) -> bool:
+        """Whether anybody will look at activations while layers are cut."""
+        return self.wants_products or (self.method.rank_width is not None and self.method.needs == "energy")
 
 
-def prune_model(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
-    """Cuts the model in place and returns what survived. `windows` [windows, tokens] are the calibration ids."""
-    if job.method.select_layers is not None:
-        return _prune_depth(view, job, windows, progress)
-    return _prune_widths(view, job, windows, progress)
+class BlockSink(Protocol):
+    """Where finished blocks go, and where those of an earlier attempt are found."""
+
+    def finished(self, index: int) -> tuple[LayerView, LayerPlan] | None:
+        """The block as it was kept, or None if it has to be made."""
+
+    def keep(self, index: int, layer: LayerView, plan: LayerPlan) -> None: ...
 
 
-def _prune_depth(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
-    assert job.method.select_layers is not None and windows is not None
-    total = len(view.layers)
-    progress("prune", 0, total)
-    kept = job.method.select_layers(job.method.config, hidden_states(view, windows), job.budget.layers)
-    plan = Plan(tuple(_whole_layer(layer, index in kept) for index, layer in enumerate(view.layers)))
-    keep_layers(view, plan.kept_layers)
+def prune_blocks(
+    model: BlockModel,
+    job: PruningJob,
+    windows: Tensor | None,
+    sink: BlockSink,
+    progress: Progress,
+    folder: Path | None = None,
+) -> Plan:
+    """Hands every surviving block to the sink and returns what survived.
+
+    `windows` [N, T] are the calibration ids, needed where the job wants streams; `folder` holds the hidden states, None
+    for host memory. Blocks that the sink already has are not made again, but the streams pass through them.
+    """
+    total = len(model)
+    streams = None
+    if windows is not None and job.wants_streams:
+        streams = Streams(model, windows, keep_dense=job.wants_products, folder=folder)
+    plans: list[LayerPlan] = []
+    for index in range(total):
+        progress("prune", index, total)
+        plans.append(_prune_block(model, index, job, streams, sink))
     progress("prune", total, total)
+    return Plan(tuple(plans))
+
+
+def _prune_block(model: BlockModel, index: int, job: PruningJob, streams: Streams | None, sink: BlockSink) -> LayerPlan:
+    if not job.allocation[index].present:
+        _pass_by(model, index, streams)
+        return ABSENT
+    known = sink.finished(index)
+    if known is not None:
+        _pass_by(model, index, streams)
+        if streams is not None:
+            streams.pruned.move_through(index, known[0])
+        return known[1]
+    layer = model.load(index)
+    kept = {unit: _prune_half(index, layer, unit, job, streams) for unit in WIDTH_UNITS}
+    plan = LayerPlan(kv_groups=kept["kv"], ffn_channels=kept["ffn"])
+    sink.keep(index, layer, plan)
     return plan
 
 
-def _prune_widths(view: ModelView, job: PruningJob, windows: Tensor | None, progress: Progress) -> Plan:
-    total = len(view.layers)
-    streams = None if windows is None else Streams(view, windows, keep_dense=job.wants_products)
-    plans: list[LayerPlan] = []
-    for index, layer in enumerate(view.layers):
-        progress("prune", index, total)
-        kept = {unit: _prune_half(index, layer, unit, job, streams) for unit in WIDTH_UNITS}
-        plans.append(LayerPlan(kv_groups=kept["kv"], ffn_channels=kept["ffn"]))
-    progress("prune", total, total)
-    return Plan(tuple(plans))
+def _pass_by(model: BlockModel, index: int, streams: Streams | None) -> None:
+    """Moves the dense stream alone behind a block."""
+    if streams is not None and streams.dense is not None:
+        streams.dense.move_through(index, model.load(index))
 
 
 def _prune_half(
     index: int, layer: LayerView, unit: WidthUnit, job: PruningJob, streams: Streams | None
 ) -> tuple[int, ...]:
     """Chooses, cuts and repairs one kind of unit of one layer, and moves the streams behind it."""
-    group = layer.group(unit)
-    if unit not in job.units:
+    count = job.allocation[index].count(unit)
+    if count == 0:
+        if streams is not None:
+            streams.skip(index, layer, unit)
+        if layer.has(unit):
+            remove_half(layer, unit)
+        return ()
+    everything = tuple(range(layer.count(unit)))
+    if count == len(everything):
+        # Nothing removed means nothing to repair: such a half keeps its weights bit for bit.
         if streams is not None:
             streams.advance(index, layer, unit)
-        return tuple(range(group.count))
+        return everything
     statistics = None if streams is None else streams.observe(index, layer, unit)
-    count = job.kept_units(unit)
-    evidence = WidthEvidence(
-        group=group,
-        statistics=statistics,
-        most_removed=group.count - count,
-        random=Random(f"{job.seed}/{index}/{unit}"),
-    )
-    assert job.method.rank_width is not None
-    kept = job.method.rank_width(job.method.config, evidence).kept(count)
-    _cut_and_repair(group, kept, statistics if job.compensate else None)
+    kept = _rank(index, layer, unit, job, statistics).kept(count)
+    _cut_and_repair(layer.group(unit), kept, statistics if job.compensate else None, job.dtype)
     if streams is not None:
-        streams.follow(index, layer, unit)
+        streams.pruned.move(index, layer, unit)
     return kept
 
 
-def _cut_and_repair(group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None) -> None:
-    """Nothing removed means nothing to repair: such a layer keeps its weights bit for bit."""
-    if len(kept) == group.count:
-        return
+def _rank(
+    index: int, layer: LayerView, unit: WidthUnit, job: PruningJob, statistics: ConsumerStatistics | None
+) -> Ranking:
+    known = job.rankings.get((index, unit))
+    if known is not None:
+        return known
+    assert job.method.rank_width is not None
+    evidence = WidthEvidence(
+        group=layer.group(unit),
+        statistics=statistics,
+        most_removed=layer.count(unit) - job.allocation[index].count(unit),
+        random=Random(f"{job.seed}/{index}/{unit}"),
+    )
+    return job.method.rank_width(job.method.config, evidence)
+
+
+def _cut_and_repair(
+    group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None, dtype: torch.dtype
+) -> None:
     keep_units(group, kept)
     if statistics is not None:
         refit_consumer(group.consumer, statistics, unit_slots(kept, group.columns_per_unit))
-
-
-def _whole_layer(layer: LayerView, present: bool) -> LayerPlan:
-    return LayerPlan(
-        present=present, kv_groups=tuple(range(layer.kv_heads)), ffn_channels=tuple(range(layer.ffn_width))
-    )
+        rounded = group.consumer.weight.to(dtype).float()
+        group.consumer.weight = nn.Parameter(rounded, requires_grad=False)

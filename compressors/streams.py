@@ -2,21 +2,26 @@
 
 The *pruned* stream is what each layer of the finished variant will really receive; the *dense* stream is what the
 unpruned model would have computed. Repair needs both: it fits on the first so that it returns to the second. Only these
-hidden states grow with the calibration set.
+hidden states grow with the calibration set; they live in host memory or in files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from compressors.arch import WIDTH_UNITS, LayerView, ModelView, WidthUnit
+from compressors.arch import WIDTH_UNITS, LayerView, WidthUnit
+from compressors.blocks import BlockModel
 from compressors.statistics import ConsumerStatistics
 
-_BATCH_TOKENS = 4096
+# A piece of this many tokens at most runs through a layer at once, fewer where the layer is wide.
+_PIECE_TOKENS = 4096
+_PIECE_ELEMENTS = 1 << 22
 
 
 class Capture:
@@ -25,14 +30,52 @@ class Capture:
     value: Tensor
 
 
-class Streams:
-    """Hidden states [windows, tokens, hidden] in front of the next half layer. Moved forward in place."""
+def piece_tokens(widest: int) -> int:
+    """How many tokens go through a half layer of this width at once, unless one window is longer."""
+    return max(1, min(_PIECE_TOKENS, _PIECE_ELEMENTS // widest))
 
-    def __init__(self, view: ModelView, windows: Tensor, *, keep_dense: bool) -> None:
-        self._arguments = layer_arguments(view, windows[:1])
-        self.pruned: Tensor = view.model.model.embed_tokens(windows)
-        self.dense: Tensor | None = self.pruned.clone() if keep_dense else None
-        self._batch = max(1, _BATCH_TOKENS // windows.shape[1])
+
+class HiddenStates:
+    """States [N, T, D] in front of the next half layer, float32 on the CPU. Moved forward in place."""
+
+    def __init__(self, states: Tensor, arguments: list[dict[str, Any]], device: torch.device, widest: int) -> None:
+        """`widest` is the most elements per token that a half layer computes at once: its FFN width."""
+        self.states = states
+        self.arguments = arguments
+        self._device = device
+        self._windows = max(1, piece_tokens(widest) // states.shape[1])
+
+    def move(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
+        if layer.has(unit):
+            for piece in self.pieces():
+                self.states[piece] = layer.run(unit, self.at(piece), self.arguments[index]).to("cpu")
+
+    def move_through(self, index: int, layer: LayerView) -> None:
+        for unit in WIDTH_UNITS:
+            self.move(index, layer, unit)
+
+    def at(self, piece: slice) -> Tensor:
+        """Some windows' states on the device that computes."""
+        return self.states[piece].to(self._device)
+
+    def pieces(self) -> Iterator[slice]:
+        for start in range(0, len(self.states), self._windows):
+            yield slice(start, start + self._windows)
+
+
+def first_states(model: BlockModel, windows: Tensor) -> HiddenStates:
+    """The embedded windows [N, T] of token ids, in front of the first block."""
+    return HiddenStates(model.embed(windows), model.arguments(windows.shape[1]), model.device, _widest(model))
+
+
+class Streams:
+    """Both streams. `folder` None keeps them in memory, else they are files there that the kernel may page out."""
+
+    def __init__(self, model: BlockModel, windows: Tensor, *, keep_dense: bool, folder: Path | None = None) -> None:
+        embedded, arguments = model.embed(windows), model.arguments(windows.shape[1])
+        rest = (arguments, model.device, _widest(model))
+        self.pruned = HiddenStates(_placed(embedded, folder, "pruned"), *rest)
+        self.dense = HiddenStates(_placed(embedded.clone(), folder, "dense"), *rest) if keep_dense else None
 
     def observe(self, index: int, layer: LayerView, unit: WidthUnit) -> ConsumerStatistics:
         """Statistics of the consumer of `unit` on the pruned stream. Call before cutting; moves the dense stream.
@@ -42,35 +85,26 @@ class Streams:
         """
         consumer = layer.group(unit).consumer
         rows, columns = consumer.weight.shape
-        full = self.dense is not None
         if self.dense is not None:
-            self._move(self.dense, index, layer, unit)
-        statistics = ConsumerStatistics(columns, rows, full=full, device=consumer.weight.device)
-        for piece in self._pieces():
-            before = self.pruned[piece]
+            self.dense.move(index, layer, unit)
+        statistics = ConsumerStatistics(columns, rows, full=self.dense is not None, device=consumer.weight.device)
+        for piece in self.pruned.pieces():
+            before = self.pruned.at(piece)
             with captured_input(consumer) as inputs:
-                layer.run(unit, before, self._arguments[index])
-            wanted = None if self.dense is None else self.dense[piece] - before - _bias(consumer)
+                layer.run(unit, before, self.pruned.arguments[index])
+            wanted = None if self.dense is None else self.dense.at(piece) - before - _bias(consumer)
             statistics.add(inputs.value, wanted)
         return statistics
 
-    def follow(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
-        """Moves the pruned stream behind a unit that was observed and may have been cut since."""
-        self._move(self.pruned, index, layer, unit)
-
     def advance(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
         """Moves both streams behind a unit that stays as it is."""
-        self._move(self.pruned, index, layer, unit)
+        self.pruned.move(index, layer, unit)
+        self.skip(index, layer, unit)
+
+    def skip(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
+        """Moves only the dense stream: the pruned one passes by a half that will not be there."""
         if self.dense is not None:
-            self._move(self.dense, index, layer, unit)
-
-    def _move(self, states: Tensor, index: int, layer: LayerView, unit: WidthUnit) -> None:
-        for piece in self._pieces():
-            states[piece] = layer.run(unit, states[piece], self._arguments[index])
-
-    def _pieces(self) -> Iterator[slice]:
-        for start in range(0, len(self.pruned), self._batch):
-            yield slice(start, start + self._batch)
+            self.dense.move(index, layer, unit)
 
 
 @contextmanager
@@ -88,35 +122,27 @@ def captured_input(module: nn.Module) -> Iterator[Capture]:
         handle.remove()
 
 
-def hidden_states(view: ModelView, windows: Tensor) -> Iterator[Tensor]:
-    """The dense hidden states [windows, tokens, hidden] before layer 0, after it, ... after the last."""
-    streams = Streams(view, windows, keep_dense=False)
-    yield streams.pruned
-    for index, layer in enumerate(view.layers):
-        streams.pruned = streams.pruned.clone()
-        for unit in WIDTH_UNITS:
-            streams.advance(index, layer, unit)
-        yield streams.pruned
+def hidden_states(model: BlockModel, windows: Tensor) -> Iterator[Tensor]:
+    """The dense hidden states [N, T, D] before block 0, after it, ... after the last; each a tensor of its own."""
+    course = first_states(model, windows)
+    yield course.states.clone()
+    for index in range(len(model)):
+        course.move_through(index, model.load(index))
+        yield course.states.clone()
+
+
+def _placed(states: Tensor, folder: Path | None, name: str) -> Tensor:
+    if folder is None:
+        return states
+    path = folder / f"{name}.states"
+    path.unlink(missing_ok=True)
+    mapped = torch.from_file(str(path), shared=True, size=states.numel(), dtype=states.dtype).view(states.shape)
+    return mapped.copy_(states)
+
+
+def _widest(model: BlockModel) -> int:
+    return int(model.config.intermediate_size)
 
 
 def _bias(linear: nn.Linear) -> Tensor | float:
     return 0.0 if linear.bias is None else linear.bias
-
-
-def layer_arguments(view: ModelView, window: Tensor) -> list[dict[str, Any]]:
-    """The keyword arguments (mask, rotary embeddings, positions) each layer is called with for a window of this length.
-
-    Taken from a real forward pass: masks differ between families and layer types, and all windows are equally long.
-    """
-    seen: list[dict[str, Any]] = []
-
-    def keep(_module: nn.Module, _positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        seen.append(named)
-
-    handles = [layer.module.register_forward_pre_hook(keep, with_kwargs=True) for layer in view.layers]
-    try:
-        view.model.model(input_ids=window, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen

@@ -1,4 +1,4 @@
-"""The only code that changes a tensor's shape, and the in-memory configuration that goes with it.
+"""The only code that changes a tensor's shape or takes half a layer out.
 
 Slicing copies the surviving rows and columns bit for bit. A kind of unit of which everything survives is not touched.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressors.arch import ModelView, UnitGroup
+from compressors.arch import LayerView, UnitGroup, WidthUnit
 
 
 def keep_units(group: UnitGroup, kept: tuple[int, ...]) -> None:
@@ -21,19 +21,11 @@ def keep_units(group: UnitGroup, kept: tuple[int, ...]) -> None:
     _keep_columns(group.consumer, columns)
 
 
-def keep_layers(view: ModelView, kept: tuple[int, ...]) -> None:
-    """Removes all other layers, renumbers the rest and trims the per-layer lists of the configuration."""
-    layers, config = view.model.model.layers, view.config
-    if len(kept) == len(layers):
-        return
-    view.model.model.layers = nn.ModuleList(layers[index] for index in kept)
-    for position, layer in enumerate(view.model.model.layers):
-        layer.self_attn.layer_idx = position
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = [config.layer_types[index] for index in kept]
-    if getattr(config, "max_window_layers", None) is not None:
-        config.max_window_layers = sum(index < config.max_window_layers for index in kept)
-    config.num_hidden_layers = len(kept)
+def remove_half(layer: LayerView, unit: WidthUnit) -> None:
+    """Takes out the attention or the FFN with the norm in front of it; the residual stream passes."""
+    half, norm = ("self_attn", "input_layernorm") if unit == "kv" else ("mlp", "post_attention_layernorm")
+    setattr(layer.module, half, None)
+    setattr(layer.module, norm, None)
 
 
 def unit_slots(kept: tuple[int, ...], slots_per_unit: int) -> Tensor:

@@ -46,7 +46,7 @@ class Trainable(StrEnum):
     lora = "lora"
 
 
-class Device(StrEnum):
+class DeviceName(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
 
@@ -80,14 +80,19 @@ def compress(
         bool | None,
         typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
     ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
+    map_states: Annotated[
+        bool,
+        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+    ] = False,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
     """
-    from compressors.pipeline import CompressionRequest
     from compressors.pipeline import compress as run_compress
-    from prunebench.console import print_result, show_progress
+    from compressors.request import CompressionRequest
+    from prunebench.console import note, print_result, show_progress
 
     request = CompressionRequest(
         model=model,
@@ -100,9 +105,11 @@ def compress(
         seed=seed,
         multiple_of=multiple_of,
         compensate=compensate,
+        device=device.value,
+        map_states=map_states,
     )
     with show_progress() as progress:
-        manifest = run_compress(request, progress)
+        manifest = run_compress(request, progress, announce=lambda card: note("\n".join(card.lines())))
     shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 
@@ -130,7 +137,7 @@ def recover(
     ] = None,
     trainable: Annotated[Trainable | None, typer.Option(help="What distillation trains. Default: full.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order of the text and the adapters' start.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
+    device: Annotated[DeviceName, typer.Option(help="Where to train.")] = DeviceName.cpu,
     allow_evaluated_text: Annotated[
         bool, typer.Option("--allow-evaluated-text", help="Train even on text that VARIANT's quality was measured on.")
     ] = False,

@@ -19,8 +19,9 @@ from artifacts.fleet import Fleet, VariantEntry
 from artifacts.progress import Progress
 from artifacts.run import Level, RunManifest, load_run
 from artifacts.variant import VariantManifest, load_variant, record_quality, verify_checksums
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
+from compressors.request import CompressionRequest
 from laws.hardware import measure_cpu
 from laws.report import write_report
 from loadtest.runner import LoadTestRequest, run_load_test
@@ -108,6 +109,7 @@ def _compression(folder: Path, wanted: plan.VariantPlan, calibration: Path) -> C
         calibration_tokens=plan.CALIBRATION_TOKENS,
         seed=plan.SEED,
         multiple_of=plan.MULTIPLE_OF,
+        keep_unfinished=False,
     )
 
 

@@ -22,7 +22,7 @@ from artifacts.errors import ConfigError
 from compressors.arch import LayerView, ModelView
 from compressors.recovery.patient import Half, Patient, ShapedModel, matrices_of, named_parameters_of
 from compressors.recovery.registry import RecoveryMethod, Stage
-from compressors.streams import layer_arguments
+from compressors.skeleton import Skeleton
 
 RATE_TIMES_WIDTH = 0.64
 _PIECE_TOKENS = 4096
@@ -55,7 +55,7 @@ class Stream:
     def __init__(self, view: ModelView, patient: Patient, windows: int) -> None:
         self._device = patient.device
         self._piece = max(1, _PIECE_TOKENS // patient.windows.shape[1])
-        self.arguments: list[dict[str, Any]] = layer_arguments(view, patient.batch(torch.tensor([0])))
+        self.arguments: list[dict[str, Any]] = Skeleton(view.config).arguments(patient.windows.shape[1], patient.device)
         embed, pool = view.model.model.embed_tokens, torch.arange(windows)
         self.states = torch.cat([embed(patient.batch(piece)).cpu() for piece in pool.split(self._piece)])
 

@@ -71,6 +71,11 @@ def units_of(shape: LayerShape, unit: WidthUnit) -> int:
     return shape.kv_heads if unit == "kv" else shape.ffn_width
 
 
+def device_of(view: ModelView) -> torch.device:
+    device: torch.device = next(view.model.parameters()).device
+    return device
+
+
 def matrices_of(layer: LayerView, unit: WidthUnit) -> tuple[nn.Linear, ...]:
     """Every matrix coupled by one kind of unit: the producers, then the consumer."""
     group = layer.group(unit)

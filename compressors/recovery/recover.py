@@ -21,15 +21,17 @@ from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
 from artifacts.recovery import CURVE_NAME, LossCurve
 from artifacts.variant import MANIFEST_NAME, RecoveryRef, VariantManifest, is_variant, load_variant
-from compressors.export import PROBE_NAME, export_checkpoint
+from compressors.export import PROBE_NAME
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.pipeline import Verifier
+from compressors.recovery.checkpoint import write_checkpoint
 from compressors.recovery.methods import method_named
 from compressors.recovery.patient import Patient, ShapedModel
 from compressors.recovery.registry import RecoveryMethod, resolved
 from compressors.recovery.state import StateFolder, working_state
 from compressors.recovery.training import Schedule, Trainer
 from compressors.recovery.training_text import TrainingText, prepare_text
+from compressors.request import Device, require_device
 from compressors.source import Source, load_tokenizer, open_source
 from compressors.text import TextCorpus, read_corpus
 from compressors.verify import verify_in_fresh_process
@@ -59,7 +61,7 @@ class RecoveryRequest:
     rank: int | None = None
     trainable: str | None = None
     seed: int = 0
-    device: str = "cpu"
+    device: Device = "cpu"
     allow_evaluated_text: bool = False
 
 
@@ -161,8 +163,7 @@ def _check(request: RecoveryRequest) -> _Job:
 
 
 def _check_numbers(request: RecoveryRequest, learning_rate: float) -> None:
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("Device cuda is not there: PyTorch sees no CUDA GPU. Use --device cpu.")
+    require_device(request.device)
     if min(request.tokens, request.batch_tokens, learning_rate) <= 0 or request.window_tokens < 2:
         raise ConfigError(
             f"{request.tokens} tokens in batches of {request.batch_tokens} at learning rate {learning_rate:g} train "
@@ -227,9 +228,7 @@ def _train(job: _Job, patient: Patient, text: TrainingText, folder: StateFolder,
 def _export(
     job: _Job, trainer: Trainer, text: TrainingText, student: ShapedModel, folder: Path, draw: Drawer
 ) -> VariantManifest:
-    source = job.source
-    with torch.inference_mode():
-        architecture = export_checkpoint(student.view, source.architecture, source.dtype, source.folder, folder)
+    write_checkpoint(student.view, job.source.folder, folder)
     curve = LossCurve(
         method=job.method.name,
         objective=job.method.objective,
@@ -243,7 +242,6 @@ def _export(
     manifest = job.parent.model_copy(
         update={
             "name": job.request.out.name,
-            "architecture": architecture,
             "recovery": _reference(job, trainer, curve),
             "quality": (),
             "versions": {"python": platform.python_version(), **package_versions(_VERSIONED)},

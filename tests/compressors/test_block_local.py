@@ -9,13 +9,14 @@ import pytest
 import torch
 from recovery_cases import everything, make_patient, shapes_of
 from tiny_models import build_model
+from torch import nn
 
 from artifacts.errors import ConfigError
 from artifacts.variant import LayerShape
 from compressors.arch import ModelView
 from compressors.recovery.block_local import BlockLocalConfig, Stream, find_stretches, stages
 from compressors.recovery.patient import Patient, ShapedModel
-from compressors.surgery import keep_layers, keep_units
+from compressors.surgery import keep_units
 
 CONFIG = BlockLocalConfig()
 
@@ -34,7 +35,9 @@ def stretch_names(student: ShapedModel, teacher: ShapedModel) -> list[tuple[str,
 def with_layers(kept: tuple[int, ...]) -> tuple[ShapedModel, ShapedModel]:
     """(student with these layers of three, teacher), shapes as a manifest gives them."""
     student, teacher = ModelView(build_model()), ModelView(build_model())
-    keep_layers(student, kept)
+    student.model.model.layers = nn.ModuleList(student.model.model.layers[index] for index in kept)
+    student.config.num_hidden_layers = len(kept)
+    student.config.layer_types = None
     whole = shapes_of(teacher)
     return ShapedModel(student, tuple(whole[index] for index in kept)), ShapedModel(teacher, whole)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from resident import prune_resident
 from tiny_models import build_model, logits_of, random_windows
 from torch import Tensor, nn
 
 from artifacts.errors import CompressionError
-from artifacts.progress import silent
 from compressors.arch import LayerView, ModelView
-from compressors.budget import Budget
 from compressors.compensation import refit_consumer, solve_ridge
-from compressors.plan import Ranking, rank_by_score
+from compressors.plan import LayerBudget, Ranking, rank_by_score
 from compressors.registry import Method, WidthEvidence
-from compressors.sequential import PruningJob, prune_model
+from compressors.sequential import PruningJob
 from compressors.statistics import ConsumerStatistics
 
 TINY_DAMPING = 1e-10
@@ -148,10 +147,9 @@ def test_twins_can_go_from_a_whole_model(family: str, monkeypatch: pytest.Monkey
         for layer in ModelView(model).layers:
             make_twins(layer)
         expected = logits_of(model)
-        budget = Budget(layers=3, kv_heads=2, ffn_width=24, multiple_of=1)
-        job = PruningJob(method=EVEN, units=("ffn", "kv"), budget=budget, compensate=compensate, seed=0)
-        with torch.inference_mode():
-            prune_model(ModelView(model), job, random_windows(64, 24), silent)
+        halves = (LayerBudget(kv_groups=2, ffn_channels=24),) * 3
+        job = PruningJob(method=EVEN, units=("ffn", "kv"), allocation=halves, compensate=compensate, seed=0)
+        prune_resident(model, job, random_windows(64, 24))
         distances[compensate] = float((logits_of(model) - expected).norm() / expected.norm())
     assert distances[True] < 1e-3
     assert distances[False] > 0.1

@@ -20,7 +20,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
+from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
 
 START_TIMEOUT_S = 300

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_models import FAMILIES, build_model, save_checkpoint
 
 from artifacts.errors import CheckpointError
 from artifacts.variant import Footprint, Ratios
-from compressors.arch import ModelView
-from compressors.export import stored_tensors, write_weights
 from compressors.footprint import footprint_of_folder, footprint_of_tensors
 from compressors.headers import TensorHeader, read_headers, weight_files
+from compressors.pipeline import compress
+from compressors.request import CompressionRequest
 from compressors.source import is_tied, read_config
+from compressors.verify import verify_variant
 
 
 def test_formulas_by_hand() -> None:
@@ -81,15 +81,14 @@ def test_ratios_are_removed_shares() -> None:
 
 def test_several_shards_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index is written, its total is right, and every tensor is found through it."""
-    monkeypatch.setattr("compressors.export._MAX_SHARD", "20KB")
-    tensors = stored_tensors(ModelView(build_model()), torch.float32)
-    write_weights(tensors, tmp_path)
-    assert len(weight_files(tmp_path)) > 3
-    headers = read_headers(tmp_path)
-    assert {name: header.shape for name, header in headers.items()} == {n: tuple(t.shape) for n, t in tensors.items()}
-    total = sum(tensor.numel() * 4 for tensor in tensors.values())
-    assert sum(header.size_bytes for header in headers.values()) == total
-    assert read_total_size(tmp_path) == total
+    monkeypatch.setattr("compressors.export._MAX_SHARD_BYTES", 20_000)
+    save_checkpoint(tmp_path / "dense")
+    request = CompressionRequest(model=str(tmp_path / "dense"), out=tmp_path / "variant", method="magnitude", ratio=0)
+    compress(request, verify=verify_variant)
+    assert len(weight_files(tmp_path / "variant")) > 3
+    before, after = read_headers(tmp_path / "dense"), read_headers(tmp_path / "variant")
+    assert before == after
+    assert read_total_size(tmp_path / "variant") == sum(header.size_bytes for header in after.values())
 
 
 def read_total_size(folder: Path) -> int:

@@ -14,9 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from artifacts.files import sha256_of_file, sha256_of_folder
 from artifacts.variant import LayerShape, VariantManifest, load_variant, verify_checksums
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
+from compressors.request import CompressionRequest
 from compressors.source import open_source, read_config
 from compressors.verify import verify_variant
+
+STAGES = ["calibrate", "open", "allocate", "prune", "export", "verify"]
 
 
 def request_for(model: Path, method: str = "magnitude", ratio: float = 0.25, **changes: Any) -> CompressionRequest:
@@ -163,7 +166,7 @@ def test_the_manifest_is_complete_and_true(tmp_path: Path, text_file: Path) -> N
     }
     assert manifest.calibration is not None and manifest.calibration.sha256 == sha256_of_file(text_file)
     assert manifest.calibration.tokens == 128
-    assert list(manifest.cost.stages_s) == ["calibrate", "load", "prune", "export", "verify"]
+    assert list(manifest.cost.stages_s) == STAGES
     assert manifest.cost.wall_s >= sum(manifest.cost.stages_s.values()) > 0
     assert manifest.cost.peak_memory_bytes > 10_000_000
     assert {"python", "torch", "transformers"} <= manifest.versions.keys()
@@ -198,10 +201,10 @@ def test_progress_covers_every_stage_and_layer(model_folder: Path, text_file: Pa
     calls: list[tuple[str, float, float]] = []
     request = request_for(model_folder, "wanda_sp", calibration=str(text_file))
     compress(request, lambda *call: calls.append(call), verify_variant)
-    assert list(dict.fromkeys(stage for stage, _, _ in calls)) == ["calibrate", "load", "prune", "export", "verify"]
+    assert list(dict.fromkeys(stage for stage, _, _ in calls)) == STAGES
     assert [done for stage, done, _ in calls if stage == "prune"] == [0, 1, 2, 3]
     ended = [stage for stage, done, total in calls if done == total]
-    assert ended == ["calibrate", "load", "prune", "export", "verify"]
+    assert ended == STAGES
 
 
 def test_verification_runs_in_a_process_of_its_own(model_folder: Path, text_file: Path) -> None:

@@ -205,7 +205,7 @@ def test_refusals_leave_nothing_behind(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, so asking for it is right")
 def test_missing_gpu_is_said(tmp_path: Path, text_file: Path) -> None:
-    with pytest.raises(ConfigError, match="no CUDA GPU"):
+    with pytest.raises(ConfigError, match="no CUDA device"):
         recovered(request_for(make_variant(tmp_path), text_file, device="cuda"))
 
 

@@ -99,7 +99,7 @@ def test_interrupted_after_every_save(
 def test_failed_export_trains_nothing_again(tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = request_for(make_variant(tmp_path), text_file, "lora")
     with monkeypatch.context() as patched:
-        patched.setattr(recovery, "export_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(recovery, "write_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             recovered(request)
     assert not request.out.exists()

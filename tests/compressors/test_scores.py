@@ -8,11 +8,12 @@ from random import Random
 
 import pytest
 import torch
+from resident import ResidentModel
 from tiny_models import build_model, random_windows
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from compressors.arch import LayerView, ModelView, Producer, UnitGroup
+from compressors.arch import LayerView, Producer, UnitGroup
 from compressors.methods import REGISTRY, block_influence, magnitude, random_units, wanda_sp
 from compressors.plan import keep_highest
 from compressors.registry import WidthEvidence
@@ -110,7 +111,7 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
     for writer in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
         writer.weight.zero_()
     with torch.inference_mode():
-        states = [state.clone() for state in hidden_states(ModelView(model), random_windows())]
+        states = [state.clone() for state in hidden_states(ResidentModel(model), random_windows())]
     influence = [block_influence.block_influence(a, b) for a, b in pairwise(states)]
     assert influence[1] == pytest.approx(0.0, abs=1e-6) and min(influence[0], influence[2]) > 0.01
     assert block_influence.select(block_influence.BlockInfluenceConfig(), iter(states), 2) == (0, 2)

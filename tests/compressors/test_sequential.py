@@ -10,32 +10,35 @@ from typing import Any
 
 import pytest
 import torch
+from resident import prune_resident
 from tiny_models import FAMILIES, build_model, logits_of, random_windows
 
-from artifacts.progress import silent
 from artifacts.variant import Unit
-from compressors.arch import LayerView, ModelView
-from compressors.budget import Budget
+from compressors.arch import LayerView
 from compressors.methods import REGISTRY
-from compressors.pipeline import CompressionRequest, compress
-from compressors.plan import Plan, Ranking
+from compressors.pipeline import compress
+from compressors.plan import LayerBudget, Plan, Ranking
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.registry import WidthEvidence
-from compressors.sequential import PruningJob, prune_model
+from compressors.request import CompressionRequest
+from compressors.sequential import PruningJob
 from compressors.streams import captured_input
 from compressors.surgery import keep_units, unit_slots
 from compressors.verify import verify_variant
 
-BUDGET = Budget(layers=2, kv_heads=2, ffn_width=30, multiple_of=1)
+
+def job(method: str, *units: Unit, compensate: bool = False, seed: int = 0, ffn: int = 30) -> PruningJob:
+    """Two of four KV groups, `ffn` of 48 channels, the first two of three layers, of whatever is to be pruned."""
+    width = LayerBudget(kv_groups=2 if "kv" in units else 4, ffn_channels=ffn if "ffn" in units else 48)
+    dropped = LayerBudget(kv_groups=0, ffn_channels=0)
+    allocation = (width, width, dropped if "layers" in units else width)
+    return PruningJob(
+        method=REGISTRY.named(method), units=units, allocation=allocation, compensate=compensate, seed=seed
+    )
 
 
-def job(method: str, *units: Unit, compensate: bool = False, seed: int = 0) -> PruningJob:
-    return PruningJob(method=REGISTRY.named(method), units=units, budget=BUDGET, compensate=compensate, seed=seed)
-
-
-def prune(view: ModelView, wanted: PruningJob, windows: torch.Tensor | None = None) -> Plan:
-    with torch.inference_mode():
-        return prune_model(view, wanted, windows, silent)
+def prune(model: Any, wanted: PruningJob, windows: torch.Tensor | None = None) -> Plan:
+    return prune_resident(model, wanted, windows)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,7 +55,7 @@ def prune(view: ModelView, wanted: PruningJob, windows: torch.Tensor | None = No
 def test_what_is_left_is_what_the_plan_says(family: str, method: str, units: tuple[Unit, ...]) -> None:
     """Counts as budgeted, indices ascending, and the surviving gate and key rows are those of the original."""
     before, model = build_model(family), build_model(family)
-    plan = prune(ModelView(model), job(method, *units), random_windows())
+    plan = prune(model, job(method, *units), random_windows())
     kept_layers = plan.kept_layers
     assert len(kept_layers) == len(model.model.layers) == (2 if "layers" in units else 3)
     for position, index in enumerate(kept_layers):
@@ -66,7 +69,7 @@ def test_what_is_left_is_what_the_plan_says(family: str, method: str, units: tup
 
 
 def test_random_draws_anew_in_every_layer() -> None:
-    plan = prune(ModelView(build_model()), job("random", "ffn"))
+    plan = prune(build_model(), job("random", "ffn"))
     assert len({layer.ffn_channels for layer in plan.layers}) == 3
 
 
@@ -80,8 +83,7 @@ def test_magnitude_is_the_global_truth_of_each_layer() -> None:
             group.consumer.weight[:, channel] *= 1e-3
             for producer in group.producers:
                 producer.linear.weight[channel] *= 1e-3
-    wanted = replace(job("magnitude", "ffn"), budget=Budget(layers=3, kv_heads=4, ffn_width=45, multiple_of=1))
-    plan = prune(ModelView(model), wanted)
+    plan = prune(model, job("magnitude", "ffn", ffn=45))
     assert [set(range(48)) - set(layer.ffn_channels) for layer in plan.layers] == list(weak.values())
 
 
@@ -97,7 +99,7 @@ def test_later_layers_are_scored_on_the_pruned_stream() -> None:
 
     wanted = replace(job("wanda_sp", "ffn"), method=replace(method, rank_width=spy))
     windows = random_windows()
-    plan = prune(ModelView(build_model()), wanted, windows)
+    plan = prune(build_model(), wanted, windows)
     dense, half_cut = build_model(), build_model()
     keep_units(LayerView(half_cut.model.layers[0]).group("ffn"), plan.layers[0].ffn_channels)
     assert torch.allclose(seen[0], ffn_norms(dense, 0, windows), rtol=1e-4)
@@ -121,7 +123,7 @@ def test_repair_brings_the_logits_nearer(method: str) -> None:
         expected = dense(input_ids=windows, use_cache=False).logits
     for compensate in (False, True):
         model = copy.deepcopy(dense)
-        prune(ModelView(model), job(method, "ffn", compensate=compensate), windows)
+        prune(model, job(method, "ffn", compensate=compensate), windows)
         with torch.inference_mode():
             distances[compensate] = float((model(input_ids=windows, use_cache=False).logits - expected).norm())
     assert distances[True] < 0.97 * distances[False]
@@ -129,8 +131,8 @@ def test_repair_brings_the_logits_nearer(method: str) -> None:
 
 def test_repair_changes_consumers_only() -> None:
     plain, repaired = build_model("qwen2"), build_model("qwen2")
-    prune(ModelView(plain), job("magnitude", "ffn"))
-    prune(ModelView(repaired), job("magnitude", "ffn", compensate=True), random_windows())
+    prune(plain, job("magnitude", "ffn"))
+    prune(repaired, job("magnitude", "ffn", compensate=True), random_windows())
     other = dict(repaired.named_parameters())
     changed = {name for name, tensor in plain.named_parameters() if not torch.equal(tensor, other[name])}
     assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(3)}
@@ -140,11 +142,11 @@ def test_the_dense_model_is_what_a_method_sees_first() -> None:
     """No method changes anything by choosing: with everything kept the model stays as it was."""
     model = build_model()
     expected = logits_of(model)
-    full = Budget(layers=3, kv_heads=4, ffn_width=48, multiple_of=1)
+    full = (LayerBudget(kv_groups=4, ffn_channels=48),) * 3
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
-        wanted = PruningJob(method=method, units=method.units, budget=full, compensate=False, seed=0)
-        prune(ModelView(model), wanted, random_windows())
+        wanted = PruningJob(method=method, units=method.units, allocation=full, compensate=False, seed=0)
+        prune(model, wanted, random_windows())
         assert torch.equal(logits_of(model), expected), name
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from resident import ResidentModel
 from tiny_models import FAMILIES, build_model, random_windows
 
 from compressors.arch import ModelView, WidthUnit
@@ -23,7 +24,7 @@ def reference_states(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, .
 def test_hidden_states_are_the_models(family: str) -> None:
     model, windows = build_model(family), random_windows(5, 20)
     with torch.inference_mode():
-        states = [state.clone() for state in hidden_states(ModelView(model), windows)]
+        states = [state.clone() for state in hidden_states(ResidentModel(model), windows)]
     assert len(states) == 4
     for ours, theirs in zip(states, reference_states(model, windows), strict=False):
         assert torch.allclose(ours, theirs, atol=1e-5)
@@ -33,8 +34,8 @@ def test_a_sliding_window_is_respected() -> None:
     """Layer by layer, the mask must not silently become the plain causal one."""
     model, windows = build_model("mistral", sliding_window=4), random_windows(5, 20)
     with torch.inference_mode():
-        states = [state.clone() for state in hidden_states(ModelView(model), windows)]
-        plain = [state.clone() for state in hidden_states(ModelView(build_model("mistral")), windows)]
+        states = [state.clone() for state in hidden_states(ResidentModel(model), windows)]
+        plain = [state.clone() for state in hidden_states(ResidentModel(build_model("mistral")), windows)]
     assert torch.allclose(states[2], reference_states(model, windows)[2], atol=1e-5)
     assert not torch.allclose(states[2], plain[2], atol=1e-2)
 
@@ -48,7 +49,7 @@ def test_statistics_are_sums_over_the_consumers_inputs(unit: WidthUnit) -> None:
         with captured_input(group.consumer) as seen:
             model(input_ids=windows, use_cache=False)
         x = seen.value.flatten(0, 1).double()
-        streams = Streams(view, windows, keep_dense=True)
+        streams = Streams(ResidentModel(view.model), windows, keep_dense=True)
         if unit == "ffn":
             streams.advance(0, view.layers[0], "kv")
         statistics = streams.observe(0, view.layers[0], unit)
@@ -67,11 +68,11 @@ def test_the_wanted_output_leads_back_to_the_dense_stream(family: str) -> None:
     dense = reference_states(view.model, windows)[1].clone()
     layer = view.layers[0]
     with torch.inference_mode():
-        streams = Streams(view, windows, keep_dense=True)
+        streams = Streams(ResidentModel(view.model), windows, keep_dense=True)
         streams.observe(0, layer, "kv")
         keep_units(layer.group("kv"), (0, 2))
-        streams.follow(0, layer, "kv")
-        before = streams.pruned.clone()
+        streams.pruned.move(0, layer, "kv")
+        before = streams.pruned.states.clone()
         with captured_input(layer.group("ffn").consumer) as seen:
             layer.run("ffn", before, {})
         statistics = streams.observe(0, layer, "ffn")
@@ -79,14 +80,14 @@ def test_the_wanted_output_leads_back_to_the_dense_stream(family: str) -> None:
     wanted = dense - before - (0 if bias is None else bias)
     expected = wanted.flatten(0, 1).T @ seen.value.flatten(0, 1)
     assert statistics.cross is not None and torch.allclose(statistics.cross.float(), expected, rtol=1e-3, atol=1e-3)
-    assert streams.dense is not None and torch.allclose(streams.dense, dense, atol=1e-5)
+    assert streams.dense is not None and torch.allclose(streams.dense.states, dense, atol=1e-5)
     assert not torch.allclose(before, dense, atol=0.1)
 
 
 def test_without_a_dense_stream_only_norms_are_kept() -> None:
     view = ModelView(build_model())
     with torch.inference_mode():
-        streams = Streams(view, random_windows(), keep_dense=False)
+        streams = Streams(ResidentModel(view.model), random_windows(), keep_dense=False)
         statistics = streams.observe(0, view.layers[0], "ffn")
     assert statistics.gram is None and statistics.cross is None and streams.dense is None
     assert bool((statistics.input_norms > 0).all())
@@ -95,6 +96,6 @@ def test_without_a_dense_stream_only_norms_are_kept() -> None:
 def test_no_hook_stays_behind() -> None:
     view = ModelView(build_model())
     with torch.inference_mode():
-        streams = Streams(view, random_windows(), keep_dense=False)
+        streams = Streams(ResidentModel(view.model), random_windows(), keep_dense=False)
         streams.observe(0, view.layers[0], "kv")
     assert not any(module._forward_pre_hooks for module in view.model.modules())

@@ -10,7 +10,7 @@ import torch
 from tiny_models import FAMILIES, build_model, logits_of
 
 from compressors.arch import LayerView, ModelView, WidthUnit
-from compressors.surgery import keep_layers, keep_units, unit_slots
+from compressors.surgery import keep_units, remove_half, unit_slots
 
 KEPT: dict[WidthUnit, tuple[int, ...]] = {"ffn": tuple(range(0, 48, 3)), "kv": (0, 2, 3)}
 
@@ -77,26 +77,16 @@ def test_unit_slots_are_consecutive_per_unit() -> None:
     assert unit_slots((), 3).tolist() == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_identity_layer_can_go_without_a_trace(family: str) -> None:
-    """Also with a cache, where a stale layer number would mix up the layers' keys."""
-    model = build_model(family)
-    for linear in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
-        linear.weight.zero_()
-        if linear.bias is not None:
-            linear.bias.zero_()
-    ids = torch.arange(3, 11)[None]
-    expected, text = logits_of(model), model.generate(ids, max_new_tokens=6, do_sample=False)
-    keep_layers(ModelView(model), (0, 2))
-    assert model.config.num_hidden_layers == len(model.model.layers) == 2
-    assert torch.equal(logits_of(model), expected)
-    assert torch.equal(model.generate(ids, max_new_tokens=6, do_sample=False), text)
-
-
-def test_per_layer_lists_of_the_configuration_are_trimmed() -> None:
-    model = build_model("qwen2", num_hidden_layers=4, max_window_layers=3)
-    model.config.layer_types = ["full_attention", "full_attention", "sliding_attention", "full_attention"]
-    keep_layers(ModelView(model), (1, 2, 3))
-    assert model.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
-    assert model.config.max_window_layers == 2
-    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]
+@pytest.mark.parametrize("unit", ["kv", "ffn"])
+def test_a_removed_half_lets_the_residual_stream_pass(unit: WidthUnit) -> None:
+    layer = LayerView(build_model().model.layers[0])
+    states = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    assert layer.has(unit) and layer.count(unit) > 0
+    remove_half(layer, unit)
+    assert not layer.has(unit) and layer.count(unit) == 0
+    assert torch.equal(layer.run(unit, states, {}), states)
+    names = {name for name, _ in layer.module.named_parameters()}
+    half, norm = ("self_attn", "input_layernorm") if unit == "kv" else ("mlp", "post_attention_layernorm")
+    assert not any(name.startswith((half, norm)) for name in names) and names
+    shape = layer.shape(0)
+    assert (shape.kv_heads == 0) == (unit == "kv") and (shape.ffn_width == 0) == (unit == "ffn")

@@ -15,7 +15,8 @@ from artifacts.errors import CheckpointError
 from artifacts.files import sha256_of_file
 from artifacts.variant import load_variant
 from compressors.export import PROBE_NAME, probe_ids
-from compressors.pipeline import CompressionRequest, compress
+from compressors.pipeline import compress
+from compressors.request import CompressionRequest
 from compressors.verify import expected_shapes, main, verify_in_fresh_process, verify_variant
 
 

@@ -1,0 +1,127 @@
+"""Where a compression in progress keeps what it has finished, so that a kill costs one block and not the run.
+
+The folder stands beside the result and carries a key over everything that decides the bytes. The same command finds it
+again and goes on from the first missing block; another command does not. An error that would come again removes it, a
+kill or Ctrl-C leaves it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from artifacts.errors import PrunebenchError
+from artifacts.files import PARTIAL_SUFFIX, disk_error, require_free_name
+from compressors.arch import LayerView
+from compressors.plan import LayerPlan
+from compressors.shards import Resident, Stored, metadata_of_file, tensors_of_file, write_shard
+from compressors.skeleton import Skeleton
+
+_RESULT = "result"
+_KEPT = "kept_units"
+
+
+@contextmanager
+def resumable_directory(final: Path, key: str, *, keep_unfinished: bool = True) -> Iterator[Workspace]:
+    """Yields the workspace; its result becomes `final` when the block ends well.
+
+    `keep_unfinished` is whether Ctrl-C leaves finished blocks for the next attempt.
+
+    Raises ConfigError if `final` exists and is not an empty folder, or if the disk is full or not writable.
+    """
+    require_free_name(final)
+    workspace = Workspace(final.with_name(f"{final.name}{PARTIAL_SUFFIX}-{key}"))
+    try:
+        workspace.prepare()
+        yield workspace
+        if final.exists():
+            final.rmdir()
+        workspace.result.rename(final)
+    except PrunebenchError:
+        workspace.remove()
+        raise
+    except OSError as error:
+        workspace.remove()
+        raise disk_error(final, error) from error
+    except KeyboardInterrupt:
+        if not (keep_unfinished and any(workspace.blocks.iterdir())):
+            workspace.remove()
+        raise
+    workspace.remove()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """`blocks` holds what is finished, `result` what will get the final name, `states` the memory-mapped streams."""
+
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        return self.folder / _RESULT
+
+    @property
+    def blocks(self) -> Path:
+        return self.folder / "blocks"
+
+    @property
+    def states(self) -> Path:
+        return self.folder / "states"
+
+    def prepare(self) -> None:
+        """Keeps finished blocks of an earlier attempt, and nothing else of it."""
+        for part in (self.result, self.states):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        self.blocks.mkdir(exist_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class BlockFolder:
+    """Finished blocks as files: tensors under their names within the block, the plan in the metadata."""
+
+    def __init__(self, folder: Path, skeleton: Skeleton, dtypes: dict[str, torch.dtype], device: torch.device) -> None:
+        """`dtypes` by full tensor name say what each parameter is stored as."""
+        self._folder = folder
+        self._skeleton = skeleton
+        self._dtypes = dtypes
+        self._device = device
+
+    def finished(self, index: int) -> tuple[LayerView, LayerPlan] | None:
+        path = self.path(index)
+        if not path.is_file():
+            return None
+        kept = json.loads(metadata_of_file(path)[_KEPT])
+        plan = LayerPlan(kv_groups=tuple(kept["kv"]), ffn_channels=tuple(kept["ffn"]))
+        return self.load(index), plan
+
+    def load(self, index: int) -> LayerView:
+        """A finished block, from its file."""
+        tensors = {name: self._read(stored) for name, stored in self.tensors(index).items()}
+        return self._skeleton.block(index, tensors)
+
+    def keep(self, index: int, layer: LayerView, plan: LayerPlan) -> None:
+        tensors = {
+            name: Resident(parameter, self._dtypes[f"model.layers.{index}.{name}"])
+            for name, parameter in layer.module.named_parameters()
+        }
+        kept = json.dumps({"kv": plan.kv_groups, "ffn": plan.ffn_channels})
+        write_shard(self.path(index), tensors, {_KEPT: kept})
+
+    def tensors(self, index: int) -> dict[str, Stored]:
+        return tensors_of_file(self.path(index))
+
+    def path(self, index: int) -> Path:
+        return self._folder / f"block-{index:04d}.safetensors"
+
+    def _read(self, stored: Stored) -> Tensor:
+        return stored.read().to(self._device, torch.float32)
