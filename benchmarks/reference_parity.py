@@ -76,9 +76,9 @@ All methods and repairs:
 
 **Protocol.** {model}, float32. Calibration per seed: 128 of the even stories of {text} with 256 tokens or more, BOS in
 front, first 256 tokens (32,768 tokens). Evaluation: every fourth story from the fourth on, {evaluation_tokens:,}
-predicted tokens, BOS + story cut at 512, mean negative log likelihood of every token after BOS. Constants were chosen on other
-stories than these. "2 %" is of the original's loss, on differences to dense. The originals' numbers were measured with
-the authors' repositories on the same model; their evaluation had 239 stories, 89,153 tokens.
+predicted tokens, BOS + story cut at 512, mean negative log likelihood of every token after BOS. Constants were chosen
+on other stories than these. "2 %" is of the original's loss, on differences to dense. The originals' numbers were
+measured with the authors' repositories on the same model; their evaluation had 239 stories, 89,153 tokens.
 
 **Made with** {cpu}, {cores} cores, {system}, Python {python}, {versions}, commit {commit}; {cells} cells, median
 {seconds:.1f} s each with one thread on a busy shared machine. Raw data: `benchmarks/{raw}`; this page is generated from
