@@ -31,7 +31,7 @@ _FLUSH_COLUMNS = 1024
 _PANEL_COLUMNS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
-_BATCH_COLUMNS = 64
+_BATCH_COLUMNS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: floa
 class Elimination:
     """Removes units of `width` columns one after the other. Owns and overwrites the quadratic it is given.
 
-    `batch` units go between two looks at all units; None removes one by one up to 1024 columns, about 64 columns at a
+    `batch` units go between two looks at all units; None removes one by one up to 1024 columns, about 128 columns at a
     time above.
     """
 
