@@ -188,6 +188,7 @@ def test_protected_ends_stay_until_nothing_else_is_left() -> None:
     evidence = depth_evidence(build_model(num_hidden_layers=5), {"layers": 3})
     assert [index for _, index in evidence.removable("layers", Protection())] == [1, 2, 3]
     assert [index for _, index in evidence.removable("layers", Protection(first=2))] == [0, 1, 2, 3, 4]
+    assert [index for _, index in evidence.removable("attention_sublayers", Protection())] == [0, 1, 2, 3, 4]
     for name in ("greedy_kl", "evolutionary_depth"):
         assert gone(choose(name, evidence)) == [1, 2, 3]
         small = depth_evidence(build_model(num_hidden_layers=2), {"layers": 1})
