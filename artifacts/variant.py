@@ -82,6 +82,15 @@ class MethodRef(Document):
     multiple_of: int
 
 
+class AllocationRef(Document):
+    """How the budget was spread over layers, and what it was counted in."""
+
+    name: str
+    config: dict[str, Any]
+    budget: Literal["units", "params", "kv_bytes", "latency"]
+    latency_table_sha256: str | None = None
+
+
 class CalibrationRef(Document):
     """The text that the statistics came from."""
 
@@ -146,6 +155,7 @@ class VariantManifest(Document):
     name: str
     base: BaseModelRef
     method: MethodRef
+    allocation: AllocationRef | None = None
     calibration: CalibrationRef | None
     earlier: tuple[StepRef, ...] = Field(default=(), description="the steps before the last, of a chain")
     layers: tuple[LayerShape, ...]

@@ -35,10 +35,11 @@ class WholeHalves:
 
 @dataclass(frozen=True, slots=True)
 class LevelLibrary:
-    """Rankings by half, and repaired consumer weights [rows, kept columns] by half and count."""
+    """Rankings by half; by half and count, repaired consumers' weights [rows, kept columns] and biases [rows]."""
 
     rankings: dict[Half, Ranking] = field(default_factory=dict)
     consumers: dict[tuple[Half, int], Tensor] = field(default_factory=dict)
+    biases: dict[tuple[Half, int], Tensor] = field(default_factory=dict)
 
     def at(self, index: int, layer: LayerView, unit: WidthUnit, count: int) -> LayerView:
         if count == layer.count(unit):
@@ -51,6 +52,9 @@ class LevelLibrary:
         repaired = self.consumers.get(((index, unit), count))
         if repaired is not None:
             group.consumer.weight = nn.Parameter(repaired.to(group.consumer.weight), requires_grad=False)
+        bias = self.biases.get(((index, unit), count))
+        if bias is not None:
+            group.consumer.bias = nn.Parameter(bias.to(group.consumer.weight), requires_grad=False)
         return cut
 
 

@@ -13,6 +13,7 @@ from artifacts.files import sha256_of_file
 from artifacts.progress import Progress
 from artifacts.provenance import package_versions
 from artifacts.variant import (
+    AllocationRef,
     BaseModelRef,
     CalibrationRef,
     CompressionCost,
@@ -58,13 +59,14 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """How a variant came to be: its source, the resolved job, the text, and the layers' shapes after the cut."""
+    """How a variant came to be: source, resolved job and allocation, text, and the layers' shapes after the cut."""
 
     name: str
     ratio: float
     multiple_of: int
     source: Source
     job: PruningJob
+    allocation: AllocationRef
     calibration: CalibrationRef | None
     layers: tuple[LayerShape, ...]
     architecture: str
@@ -95,6 +97,7 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
             name=source.name, sha256=source.sha256, architecture=source.architecture, footprint=source.footprint
         ),
         method=_method_ref(making),
+        allocation=making.allocation,
         calibration=making.calibration,
         layers=making.layers,
         hidden_size=config["hidden_size"],

@@ -10,12 +10,17 @@ import torch
 
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
+from compressors.allocation import allocator_named
+from compressors.allocation.problem import Allocator
 from compressors.budget import require_ratio
+from compressors.costs import CostKind
 from compressors.methods import REGISTRY
 from compressors.registry import Method
 from compressors.repair import Repair
 
 Device = Literal["cpu", "cuda"]
+# "units" removes the share of each kind of unit, the others the share of a cost.
+BudgetKind = Literal["units"] | CostKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +28,10 @@ class CompressionRequest:
     """What a user asks for.
 
     `units` None is the method's first kind; `repair` None is ridge when calibration text is given and the method
-    prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `map_states` keeps the calibration
-    hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished blocks behind on
-    Ctrl-C, for the same request to go on from.
+    prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `ratio` is a share of what `budget`
+    names; None is "units" for the uniform allocation and "params" for others. `map_states` keeps the calibration hidden
+    states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on Ctrl-C, for
+    the same request to go on from.
     """
 
     model: str
@@ -39,6 +45,9 @@ class CompressionRequest:
     seed: int = 0
     multiple_of: int | None = None
     repair: Repair | None = None
+    allocation: str = "uniform"
+    budget: BudgetKind | None = None
+    latency_table: Path | None = None
     device: Device = "cpu"
     map_states: bool = False
     keep_unfinished: bool = True
@@ -77,3 +86,25 @@ def resolve_repair(request: CompressionRequest, method: Method) -> Repair:
     if request.repair != "none" and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")
     return request.repair
+
+
+def resolve_allocation(request: CompressionRequest, method: Method) -> tuple[Allocator, BudgetKind]:
+    """How the budget is spread and what it is counted in. Raises ConfigError for what does not go together."""
+    allocator = allocator_named(request.allocation)
+    is_uniform = allocator.name == "uniform"
+    kind: BudgetKind = request.budget or ("units" if is_uniform else "params")
+    if method.rank_width is None and (not is_uniform or kind != "units"):
+        raise ConfigError(
+            f"Method {method.name} removes whole layers, which leaves no widths to allocate. "
+            "Use --allocation uniform --budget units."
+        )
+    if kind == "units" and not is_uniform:
+        raise ConfigError(
+            f"Allocation {allocator.name} trades kinds of units, which a share of each forbids. "
+            "Give --budget params, kv_bytes or latency."
+        )
+    if (kind == "latency") != (request.latency_table is not None):
+        raise ConfigError("--budget latency and --latency-table FILE need each other. Give both or neither.")
+    if allocator.needs_text and request.calibration is None:
+        raise ConfigError(f"Allocation {allocator.name} needs calibration text. Give --calibration FILE or a dataset.")
+    return allocator, kind

@@ -130,16 +130,22 @@ def _prune_half(
             streams.advance(index, layer, unit)
         return everything
     statistics = None if streams is None else streams.observe(index, layer, unit)
-    kept = _rank(index, layer, unit, job, statistics).kept(count)
-    _cut_and_repair(layer.group(unit), kept, statistics, job)
+    kept = rank_half(index, layer, unit, job, statistics, len(everything) - count).kept(count)
+    cut_and_repair(layer.group(unit), kept, statistics, job)
     if streams is not None:
         streams.pruned.move(index, layer, unit)
     return kept
 
 
-def _rank(
-    index: int, layer: LayerView, unit: WidthUnit, job: PruningJob, statistics: ConsumerStatistics | None
+def rank_half(
+    index: int,
+    layer: LayerView,
+    unit: WidthUnit,
+    job: PruningJob,
+    statistics: ConsumerStatistics | None,
+    most_removed: int,
 ) -> Ranking:
+    """The method's order for one half layer, or the one that was made beforehand."""
     known = job.rankings.get((index, unit))
     if known is not None:
         return known
@@ -147,15 +153,16 @@ def _rank(
     evidence = WidthEvidence(
         group=layer.group(unit),
         statistics=statistics,
-        most_removed=layer.count(unit) - job.allocation[index].count(unit),
+        most_removed=most_removed,
         random=Random(f"{job.seed}/{index}/{unit}"),
     )
     return job.method.rank_width(job.method.config, evidence)
 
 
-def _cut_and_repair(
+def cut_and_repair(
     group: UnitGroup, kept: tuple[int, ...], statistics: ConsumerStatistics | None, job: PruningJob
 ) -> None:
+    """Cuts down to the units kept; with statistics mends the consumer, rounded to what will be stored."""
     consumer, base = group.consumer, group.consumer.weight
     keep_units(group, kept)
     if statistics is not None and job.repair != "none":

@@ -11,28 +11,29 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from artifacts.errors import PrunebenchError
-from artifacts.files import PARTIAL_SUFFIX, disk_error, require_free_name
+from artifacts.files import PARTIAL_SUFFIX, disk_error, require_free_name, write_text_atomically
 from compressors.arch import LayerView
-from compressors.plan import LayerPlan
+from compressors.plan import Allocation, LayerBudget, LayerPlan
 from compressors.shards import Resident, Stored, metadata_of_file, tensors_of_file, write_shard
 from compressors.skeleton import Skeleton
 
 _RESULT = "result"
 _KEPT = "kept_units"
+_ALLOCATION = "allocation.json"
 
 
 @contextmanager
 def resumable_directory(final: Path, key: str, *, keep_unfinished: bool = True) -> Iterator[Workspace]:
     """Yields the workspace; its result becomes `final` when the block ends well.
 
-    `keep_unfinished` is whether Ctrl-C leaves finished blocks for the next attempt.
+    `keep_unfinished` is whether Ctrl-C leaves finished work for the next attempt.
 
     Raises ConfigError if `final` exists and is not an empty folder, or if the disk is full or not writable.
     """
@@ -51,7 +52,7 @@ def resumable_directory(final: Path, key: str, *, keep_unfinished: bool = True) 
         workspace.remove()
         raise disk_error(final, error) from error
     except KeyboardInterrupt:
-        if not (keep_unfinished and any(workspace.blocks.iterdir())):
+        if not (keep_unfinished and workspace.is_started):
             workspace.remove()
         raise
     workspace.remove()
@@ -75,8 +76,23 @@ class Workspace:
     def states(self) -> Path:
         return self.folder / "states"
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is anything that another attempt would not have to do again."""
+        return any(self.blocks.iterdir()) or (self.folder / _ALLOCATION).is_file()
+
+    def found_allocation(self) -> Allocation | None:
+        """What a search of an earlier attempt ended with."""
+        path = self.folder / _ALLOCATION
+        if not path.is_file():
+            return None
+        return tuple(LayerBudget(**layer) for layer in json.loads(path.read_text(encoding="utf-8")))
+
+    def keep_allocation(self, allocation: Allocation) -> None:
+        write_text_atomically(self.folder / _ALLOCATION, json.dumps([asdict(layer) for layer in allocation]))
+
     def prepare(self) -> None:
-        """Keeps finished blocks of an earlier attempt, and nothing else of it."""
+        """Keeps finished blocks and a found allocation of an earlier attempt, and nothing else of it."""
         for part in (self.result, self.states):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)

@@ -43,6 +43,26 @@ class Method(StrEnum):
     hidden_slice = "hidden_slice"
 
 
+class Allocation(StrEnum):
+    """How a budget is spread over layers; a test compares these with what the compressor knows."""
+
+    uniform = "uniform"
+    depth_increasing = "depth_increasing"
+    influence_softmax = "influence_softmax"
+    global_threshold = "global_threshold"
+    dynamic_programme = "dynamic_programme"
+    evolutionary = "evolutionary"
+
+
+class BudgetKind(StrEnum):
+    """What --ratio is a share of."""
+
+    units = "units"
+    params = "params"
+    kv_bytes = "kv_bytes"
+    latency = "latency"
+
+
 class RepairName(StrEnum):
     none = "none"
     ridge = "ridge"
@@ -95,6 +115,16 @@ def compress(
     repair: Annotated[
         RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
     ] = None,
+    allocation: Annotated[
+        Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
+    ] = Allocation.uniform,
+    budget: Annotated[
+        BudgetKind | None,
+        typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
+    ] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: Annotated[
         bool,
@@ -124,6 +154,9 @@ def compress(
         seed=seed,
         multiple_of=multiple_of,
         repair=chosen_repair(compensate, repair),
+        allocation=allocation.value,
+        budget=None if budget is None else budget.value,
+        latency_table=latency_table,
         device=device.value,
         map_states=map_states,
     )

@@ -32,7 +32,7 @@ PROMPTS = ([1, 403, 407, 261, 378], [1, 331, 425, 300, 45, 7], [1, 264])
 def test_vllm_computes_what_transformers_computes(
     stories: Callable[[str], Path], tmp_path: Path, name: str, method: str, unit: Unit, architecture: str
 ) -> None:
-    """One of four KV groups gone from every layer, or 16 of 64 channels from the residual stream; repaired, served."""
+    """One of four KV groups removed from every layer, or 16 of 64 hidden channels; repaired and served."""
     out = tmp_path / "variant"
     request = CompressionRequest(
         model=str(stories(f"models/{name}")),

@@ -30,7 +30,7 @@ UNEVEN: Allocation = (
 @pytest.fixture
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked for, the layers get these widths."""
-    monkeypatch.setattr("compressors.pipeline._allocate", lambda *_: UNEVEN)
+    monkeypatch.setattr("compressors.making.Maker._allocation", lambda *_: UNEVEN)
 
 
 def made(model: Path, name: str, **changes: Any) -> VariantManifest:
@@ -61,7 +61,7 @@ def test_a_removed_half_is_the_candidate_that_was_judged(tmp_path: Path, monkeyp
     """What the search saw as KL divergence is what the exported checkpoint has."""
     whole = LayerBudget(kv_groups=4, ffn_channels=48)
     chosen: Allocation = (whole, LayerBudget(kv_groups=0, ffn_channels=48), whole)
-    monkeypatch.setattr("compressors.pipeline._allocate", lambda *_: chosen)
+    monkeypatch.setattr("compressors.making.Maker._allocation", lambda *_: chosen)
     dense = build_model("qwen3")
     made(save_checkpoint(tmp_path / "dense", "qwen3"), "variant")
     ids = torch.randint(96, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -75,7 +75,7 @@ def test_a_removed_half_is_the_candidate_that_was_judged(tmp_path: Path, monkeyp
 def test_an_uneven_variant_can_be_pruned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths shrink by the same share of each layer's own."""
     with monkeypatch.context() as patch:
-        patch.setattr("compressors.pipeline._allocate", lambda *_: UNEVEN)
+        patch.setattr("compressors.making.Maker._allocation", lambda *_: UNEVEN)
         made(save_checkpoint(tmp_path / "dense"), "first")
     second = made(tmp_path / "first", "second", units=("ffn",), ratio=0.5)
     assert [layer.ffn_width for layer in second.layers] == [24, 10, 0]

@@ -1,0 +1,173 @@
+"""From a resolved task to the files of a checkpoint: allocate, prune and repair block by block, export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from torch import Tensor
+
+from artifacts.progress import Progress, silent
+from artifacts.variant import LayerShape
+from compressors.allocation.problem import Problem
+from compressors.allocation.space import Target
+from compressors.arch import WIDTH_UNITS
+from compressors.blocks import CheckpointModel
+from compressors.budget import base_widths, removed_counts, uniform_allocation
+from compressors.calibration import CalibrationSet
+from compressors.depth import DepthEvidence
+from compressors.export import assemble_weights, copy_companions, write_config, write_probe
+from compressors.gradients import gradient_rankings
+from compressors.manifest import Making, Stopwatch, shapes_after
+from compressors.plan import Allocation, Plan, whole_plan
+from compressors.relabel import checkpoint_config
+from compressors.sequential import PruningJob, prune_blocks
+from compressors.skeleton import Skeleton
+from compressors.slicing import HiddenCut, SlicedEnds, narrowed_config, slice_blocks
+from compressors.source import Source
+from compressors.streams import half_states
+from compressors.task import Task, pruning_job
+from compressors.workspace import BlockFolder, Workspace
+
+# A search visits every block many times; a model below this size stays in memory for it.
+_RESIDENT_BYTES = 1 << 33
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """One compression under way; `calibration` is None where nothing looks at activations."""
+
+    task: Task
+    calibration: CalibrationSet | None
+    workspace: Workspace
+    watch: Stopwatch
+    progress: Progress
+
+    @property
+    def windows(self) -> Tensor | None:
+        return None if self.calibration is None else self.calibration.windows
+
+    def make(self) -> Making:
+        """Writes everything but the manifest into the workspace's result folder."""
+        with self.watch.stage("open", self.progress):
+            model = CheckpointModel(self.task.source.folder, self.task.request.device)
+        return self._sliced(model) if self.task.narrows_the_stream else self._pruned(model)
+
+    def _pruned(self, model: CheckpointModel) -> Making:
+        source, out = self.task.source, self.workspace.result
+        blocks = self._block_folder(model, model.skeleton)
+        job = self._ranked(model, pruning_job(self.task))
+        with self.watch.stage("allocate", self.progress):
+            job = replace(job, allocation=self._allocation(model, job))
+        with self.watch.stage("prune", silent):
+            plan = prune_blocks(model, job, self.windows, blocks, self.progress, self._states)
+        layers = _shapes(source, plan)
+        config = checkpoint_config(model.config, layers, source.architecture, _dtype_name(source))
+        with self.watch.stage("export", self.progress):
+            assemble_weights(model, blocks, plan.kept_layers, out)
+            copy_companions(source.folder, out)
+            write_probe(model, blocks, plan.kept_layers, out)
+            write_config(config, out)
+        return self._making(job, layers, config)
+
+    def _sliced(self, model: CheckpointModel) -> Making:
+        """The same with a narrower residual stream, which changes every tensor, both ends included."""
+        source, out = self.task.source, self.workspace.result
+        with self.watch.stage("allocate", self.progress):
+            cut = self._hidden_cut(model)
+        assert self.task.budget is not None
+        job = pruning_job(self.task, uniform_allocation(self.task.budget, source.dimensions, base_widths(model.config)))
+        plan = whole_plan(job.allocation)
+        layers = _shapes(source, plan)
+        narrowed = narrowed_config(model.config, cut.hidden_size)
+        config = checkpoint_config(narrowed, layers, source.architecture, _dtype_name(source))
+        skeleton = Skeleton(config)
+        blocks = self._block_folder(model, skeleton)
+        with self.watch.stage("prune", silent):
+            windows = self.windows if self.task.repair == "ridge" else None
+            slice_blocks(model, cut, skeleton, blocks, plan, self.progress, windows, self._states)
+        with self.watch.stage("export", self.progress):
+            assemble_weights(SlicedEnds(model, cut), blocks, plan.kept_layers, out)
+            write_config(config, out)
+            copy_companions(source.folder, out)
+            write_probe(CheckpointModel(out, self.task.request.device), blocks, plan.kept_layers, out)
+        return self._making(job, layers, config)
+
+    def _hidden_cut(self, model: CheckpointModel) -> HiddenCut:
+        method, budget = self.task.method, self.task.budget
+        assert method.find_basis is not None and self.windows is not None and budget is not None
+        basis = method.find_basis(method.config, half_states(model, self.windows))[:, : budget.hidden_size]
+        return HiddenCut(basis.float().to(model.device), self.task.source.dtype)
+
+    def _ranked(self, model: CheckpointModel, job: PruningJob) -> PruningJob:
+        """Gradient methods rank on the dense model, before anything is cut."""
+        if self.task.method.needs != "gradients" or self.windows is None:
+            return job
+        with self.watch.stage("gradients", silent):
+            ranked = tuple(unit for unit in WIDTH_UNITS if unit in self.task.units)
+            rankings = gradient_rankings(model, self.task.method, ranked, self.windows, job.seed, self.progress)
+        return replace(job, rankings=rankings)
+
+    def _allocation(self, model: CheckpointModel, job: PruningJob) -> Allocation:
+        task, widths = self.task, base_widths(model.config)
+        if task.target is not None:
+            return self._spread(task.target, job)
+        assert task.budget is not None
+        if task.method.select_depth is None:
+            return uniform_allocation(task.budget, task.source.dimensions, widths)
+        assert self.windows is not None
+        evidence = DepthEvidence(
+            base=widths,
+            removed=removed_counts(task.request.ratio, task.units, widths),
+            model=model,
+            windows=self.windows,
+            random=Random(task.request.seed),
+            progress=self.progress,
+        )
+        return task.method.select_depth(task.method.config, evidence)
+
+    def _spread(self, target: Target, job: PruningJob) -> Allocation:
+        """The allocator's answer, which an interrupted attempt may have found already."""
+        found = self.workspace.found_allocation()
+        if found is None:
+            source, allocator = self.task.source, self.task.allocator
+            fits = source.footprint.params_blocks * _FLOAT_BYTES <= _RESIDENT_BYTES
+            model = CheckpointModel(source.folder, self.task.request.device, keep_resident=fits)
+            dense = replace(job, allocation=target.space.dense_allocation)
+            problem = Problem(target=target, model=model, job=dense, windows=self.windows, progress=self.progress)
+            found = allocator.allocate(allocator.config, problem)
+            self.workspace.keep_allocation(found)
+        return found
+
+    @property
+    def _states(self) -> Path | None:
+        return self.workspace.states if self.task.request.map_states else None
+
+    def _block_folder(self, model: CheckpointModel, skeleton: Skeleton) -> BlockFolder:
+        dtypes = {name: stored.dtype for name, stored in model.stored.items()}
+        return BlockFolder(self.workspace.blocks, skeleton, dtypes, model.device)
+
+    def _making(self, job: PruningJob, layers: tuple[LayerShape, ...], config: Any) -> Making:
+        task = self.task
+        return Making(
+            name=task.request.out.name,
+            ratio=task.request.ratio,
+            multiple_of=task.multiple_of,
+            source=task.source,
+            job=job,
+            allocation=task.allocation,
+            calibration=None if self.calibration is None else self.calibration.reference,
+            layers=layers,
+            architecture=str(config.architectures[0]),
+        )
+
+
+def _shapes(source: Source, plan: Plan) -> tuple[LayerShape, ...]:
+    return shapes_after(plan, source.config["num_attention_heads"] // source.config["num_key_value_heads"])
+
+
+def _dtype_name(source: Source) -> str:
+    return str(source.dtype).removeprefix("torch.")

@@ -1,0 +1,149 @@
+"""A request with all that follows from it and from the model's files, before anything expensive is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from artifacts.files import require_free_name, sha256_of_file
+from artifacts.provenance import package_versions
+from artifacts.variant import AllocationRef, Unit
+from compressors.allocation.opening import open_target
+from compressors.allocation.problem import Allocator
+from compressors.allocation.space import Target
+from compressors.budget import Budget, budget_for, default_multiple
+from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.card import Workload
+from compressors.plan import Allocation
+from compressors.registry import Method
+from compressors.repair import Repair
+from compressors.request import (
+    BudgetKind,
+    CompressionRequest,
+    require_device,
+    resolve_allocation,
+    resolve_method,
+    resolve_repair,
+)
+from compressors.sequential import PruningJob
+from compressors.source import Source, load_tokenizer, open_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A request with all that was resolved from it. `budget` counts units, `target` a cost; there is one of them."""
+
+    request: CompressionRequest
+    method: Method
+    units: tuple[Unit, ...]
+    repair: Repair
+    source: Source
+    allocator: Allocator
+    kind: BudgetKind
+    budget: Budget | None
+    target: Target | None
+    multiple_of: int
+
+    @property
+    def needs_text(self) -> bool:
+        return self.method.needs_calibration or self.repair != "none" or self.allocator.needs_text
+
+    @property
+    def narrows_the_stream(self) -> bool:
+        """Whether hidden channels go, which changes every tensor."""
+        return self.budget is not None and self.budget.hidden_size < self.source.dimensions.hidden_size
+
+    @property
+    def allocation(self) -> AllocationRef:
+        table = self.request.latency_table
+        return AllocationRef(
+            name=self.allocator.name,
+            config=self.allocator.resolved_config,
+            budget=self.kind,
+            latency_table_sha256=None if table is None else sha256_of_file(table),
+        )
+
+
+def resolve_task(request: CompressionRequest) -> Task:
+    """Raises ConfigError, CheckpointError or UnsupportedModel for everything that can be refused this early."""
+    method, units = resolve_method(request)
+    repair = resolve_repair(request, method)
+    allocator, kind = resolve_allocation(request, method)
+    require_device(request.device)
+    require_free_name(request.out)
+    source = open_source(request.model)
+    base, asked = source.dimensions, request.multiple_of
+    multiple = default_multiple(base.ffn_width) if asked is None else asked
+    budget, target = None, None
+    if kind == "units":
+        budget = budget_for(request.ratio, units, base, multiple)
+    else:
+        target = open_target(source, kind, request.ratio, units, multiple, request.latency_table)
+    return Task(
+        request=request,
+        method=method,
+        units=units,
+        repair=repair,
+        source=source,
+        allocator=allocator,
+        kind=kind,
+        budget=budget,
+        target=target,
+        multiple_of=multiple,
+    )
+
+
+def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
+    return PruningJob(
+        method=task.method,
+        units=task.units,
+        allocation=allocation,
+        repair=task.repair,
+        seed=task.request.seed,
+        dtype=task.source.dtype,
+    )
+
+
+def work_key(task: Task, windows: Tensor | None) -> str:
+    """A short hash of everything that decides the bytes of the result."""
+    wanted = asdict(task.request) | {"model": task.source.sha256}
+    for place in ("out", "calibration", "map_states", "keep_unfinished", "latency_table"):
+        del wanted[place]
+    text = b"" if windows is None else windows.numpy().tobytes()
+    chosen = [task.method.resolved_config, task.allocation.model_dump()]
+    decisive = [wanted, chosen, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def workload(task: Task, windows: Tensor | None) -> Workload:
+    """What the resource card needs to know."""
+    job, config = pruning_job(task), task.source.config
+    looks = windows is not None and job.wants_streams
+    return Workload(
+        tokens=windows.numel() if looks and windows is not None else 0,
+        window_tokens=task.request.window_tokens,
+        hidden=config["hidden_size"],
+        ffn_width=config["intermediate_size"],
+        attention_width=config["num_attention_heads"] * config["head_dim"],
+        streams=looks * (1 + job.wants_products),
+        products=looks and job.wants_products,
+        second_order=looks and task.method.needs == "gram",
+    )
+
+
+def task_calibration(task: Task) -> CalibrationSet | None:
+    """None where nothing will look at activations, even if text was given."""
+    request, source = task.request, task.source
+    if request.calibration is None or not task.needs_text:
+        return None
+    return draw_calibration(
+        request.calibration,
+        load_tokenizer(source.folder),
+        total_tokens=request.calibration_tokens,
+        window_tokens=request.window_tokens,
+        seed=request.seed,
+        vocabulary=int(source.config["vocab_size"]),
+    )
