@@ -33,7 +33,8 @@ _HALVES: dict[DepthUnit, tuple[WidthUnit, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
-    """How many layers at either end a search leaves alone: everything starts from the first and ends in the last."""
+    """How many whole layers at either end a search leaves alone: the first builds the states, the last turns them into
+    predictions. Their halves may go; measured, that is often the cheapest attention (`benchmarks/depth_*.md`)."""
 
     first: int = 1
     last: int = 1
@@ -69,11 +70,13 @@ class DepthEvidence:
         return DivergenceBench(self.model, self.windows)
 
     def removable(self, kind: DepthUnit, protection: Protection) -> tuple[Removal, ...]:
-        """All removals of a kind outside the protected ends, in order of layers.
+        """All removals of a kind, of whole layers those outside the protected ends, in order of layers.
 
         The protection yields where it would leave too few to choose from: a small model can be pruned as well.
         """
         present = [index for index, budget in enumerate(self.base) if is_present(budget, kind)]
+        if kind != "layers":
+            return tuple((kind, index) for index in present)
         inner = [index for index in present if not protection.spares(index, len(self.base))]
         chosen = inner if len(inner) >= self.removed.get(kind, 0) else present
         return tuple((kind, index) for index in chosen)

@@ -13,6 +13,7 @@ import torch
 from planted import FULL, cancelling_pair, depth_evidence, silence
 from tiny_models import FAMILIES, build_model, random_windows
 
+from compressors.arch import WIDTH_UNITS, LayerView
 from compressors.depth import DEPTH_UNITS, DepthEvidence, DepthUnit, Protection, Removal, without
 from compressors.divergence import DivergenceBench
 from compressors.methods import REGISTRY
@@ -101,6 +102,20 @@ def test_remeasuring_finds_two_layers_that_undo_each_other() -> None:
     assert gone(choose("evolutionary_depth", evidence)) == [2, 3]
 
 
+def test_a_divergence_measured_once_is_not_enough() -> None:
+    """Layer 4 alone costs more than layer 3 and less than layer 2: only after 3 has gone is 2 the next."""
+    model = cancelling_pair(6, first=2, size=24.0, hidden=True)
+    for half in WIDTH_UNITS:
+        consumer = LayerView(model.model.layers[4]).group(half).consumer
+        consumer.weight.mul_(0.55)
+        consumer.bias.mul_(0.55)
+    evidence = depth_evidence(model, {"layers": 2})
+    with torch.inference_mode():
+        alone = evidence.bench().divergences([evidence.without([("layers", index)]) for index in range(1, 5)])
+    assert alone[2] < alone[3] < alone[1] < alone[0]
+    assert gone(choose("greedy_kl", evidence)) == [2, 3]
+
+
 def test_evolution_finds_the_pair_where_neither_can_go_alone() -> None:
     """So large that the first removal of the pair is the worst of all: greedy choice never gets there."""
     model = cancelling_pair(6, first=2, size=100.0, hidden=False)
@@ -173,6 +188,7 @@ def test_protected_ends_stay_until_nothing_else_is_left() -> None:
     evidence = depth_evidence(build_model(num_hidden_layers=5), {"layers": 3})
     assert [index for _, index in evidence.removable("layers", Protection())] == [1, 2, 3]
     assert [index for _, index in evidence.removable("layers", Protection(first=2))] == [0, 1, 2, 3, 4]
+    assert [index for _, index in evidence.removable("attention_sublayers", Protection())] == [0, 1, 2, 3, 4]
     for name in ("greedy_kl", "evolutionary_depth"):
         assert gone(choose(name, evidence)) == [1, 2, 3]
         small = depth_evidence(build_model(num_hidden_layers=2), {"layers": 1})
