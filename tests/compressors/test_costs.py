@@ -7,7 +7,6 @@ from random import Random
 
 import pytest
 import torch
-from resident import Collector, ResidentModel
 from tiny_models import FAMILIES, build_model, save_checkpoint
 
 from artifacts.errors import ConfigError
@@ -18,6 +17,7 @@ from compressors.costs import CostModel, kv_byte_costs, latency_costs, parameter
 from compressors.footprint import footprint_of_folder
 from compressors.methods import REGISTRY
 from compressors.plan import Allocation, LayerBudget
+from compressors.resident import Collector, ResidentModel
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.source import open_source
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from resident import ResidentModel
 from tiny_models import build_model, random_windows
 
 from artifacts.errors import ConfigError
@@ -22,6 +21,7 @@ from compressors.arch import WidthUnit
 from compressors.costs import CostModel, kv_byte_costs
 from compressors.methods import REGISTRY
 from compressors.plan import LayerBudget, Ranking
+from compressors.resident import ResidentModel
 from compressors.sequential import PruningJob
 
 DENSE = LayerBudget(kv_groups=4, ffn_channels=172)
