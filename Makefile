@@ -9,7 +9,7 @@ OUT ?= demo-out
 demo: .venv/ready
 	$(BIN)/prunebench demo --out $(OUT)
 
-test: .venv/ready
+test: .venv/eval
 	$(BIN)/python -m pytest
 
 check: .venv/ready
@@ -27,6 +27,11 @@ format: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# What `evaluate --task` needs; the demo does not.
+.venv/eval: requirements/eval.txt .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/eval.txt
 	touch $@
 
 clean:

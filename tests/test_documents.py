@@ -64,3 +64,9 @@ def test_architecture_names_only_files_that_exist() -> None:
     named = re.findall(r"`((?:artifacts|compressors|server|loadtest|laws|modeling|prunebench)/[\w/.]+\.\w+)`", text)
     assert len(named) > 40
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_methods_page_is_generated_from_the_registries() -> None:
+    from compressors.catalogue import page
+
+    assert page() == (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

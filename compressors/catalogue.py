@@ -1,0 +1,121 @@
+"""docs/methods.md from the registries: `python -m compressors.catalogue > docs/methods.md`.
+
+What a method removes, what it wants to see and where it comes from is in its registry entry; memory, cost and the kind
+of checkpoint follow from those.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from artifacts.variant import Unit
+from compressors.allocation import ALLOCATORS
+from compressors.methods import REGISTRY
+from compressors.recovery.methods import METHODS as RECOVERY_METHODS
+from compressors.registry import Method, Need
+
+_UNITS: dict[Unit, str] = {
+    "ffn": "FFN channels",
+    "kv": "KV groups",
+    "layers": "layers",
+    "attention_sublayers": "attention sublayers",
+    "ffn_sublayers": "FFN sublayers",
+    "hidden": "hidden channels",
+}
+
+# Data, memory beside one block, and work beside one pass of the calibration text through the blocks; N tokens, hidden
+# size D, FFN width F, L layers.
+_WIDTH_COST: dict[Need, tuple[str, str, str]] = {
+    "nothing": ("none", "nothing", "a pass over the weights"),
+    "energy": ("text", "N D (2 N D with repair)", "one pass"),
+    "gram": ("text", "2 N D and F² + D F, twice", "products N F², an inverse F³, removals"),
+    "gradients": ("text", "L N D", "a forward and a backward pass"),
+}
+_DEPTH_COST = ("text", "N D a candidate", "a pass per candidate, or one in all for block influence")
+_BASIS_COST = ("text", "N D and D²", "a pass and an eigendecomposition D³")
+
+
+def page() -> str:
+    """The whole file."""
+    return "\n".join(
+        [
+            "# Methods",
+            "",
+            "Generated from the registries by `python -m compressors.catalogue`; do not edit by hand.",
+            "",
+            "`compress` needs one block of the model in memory, plus what its method names here (values of four or "
+            "eight bytes). N is the calibration tokens, D the hidden size, F the FFN width, L the layers. With ridge "
+            "repair every width method adds the dense stream N D and the Gram and cross products F² + D F.",
+            "",
+            *_table(("method", "removes", "data", "memory", "work", "checkpoint", "source"), map(_row, _methods())),
+            "",
+            "**Checkpoint.** Stock means that unpatched Transformers and vLLM load it; layers of one shape always leave "
+            "as stock. Where layers differ or lack a half, the checkpoint is of this project's own family, which its "
+            "plug-in adds to vLLM.",
+            "",
+            "## What each is after",
+            "",
+            *(
+                f"* **{method.name}** - {_first_sentence(method)} Settings: {_settings(method.config)}."
+                for method in _methods()
+            ),
+            "",
+            "## Allocations",
+            "",
+            "How a budget is spread over layers, for every width method.",
+            "",
+            *_table(
+                ("allocation", "data", "settings", "source"),
+                ((f"`{a.name}`", "text" if a.needs_text else "none", _settings(a.config), a.paper) for a in ALLOCATORS),
+            ),
+            "",
+            "## Recovery",
+            "",
+            *_table(("method", "source"), ((f"`{method.name}`", method.paper) for method in RECOVERY_METHODS.values())),
+            "",
+        ]
+    )
+
+
+def _methods() -> tuple[Method, ...]:
+    return tuple(REGISTRY.named(name) for name in REGISTRY.names)
+
+
+def _row(method: Method) -> tuple[str, ...]:
+    removes = ", ".join(_UNITS[unit] for unit in method.units)
+    return (f"`{method.name}`", removes, *_cost(method), _checkpoint(method), method.paper)
+
+
+def _cost(method: Method) -> tuple[str, str, str]:
+    if method.rank_width is not None:
+        return _WIDTH_COST[method.needs]
+    return _DEPTH_COST if method.select_depth is not None else _BASIS_COST
+
+
+def _checkpoint(method: Method) -> str:
+    halves = {"attention_sublayers", "ffn_sublayers"} & set(method.units)
+    if halves:
+        return "stock for layers, per-layer for halves"
+    return "stock, per-layer if allocated" if method.rank_width is not None else "stock"
+
+
+def _first_sentence(method: Method) -> str:
+    """What the method's own file says first, without its name."""
+    document = sys.modules[type(method.config).__module__].__doc__ or ""
+    sentence = " ".join(document.split()).partition(". ")[0].rstrip(".")
+    return sentence.partition(": ")[2] + "."
+
+
+def _settings(config: Any) -> str:
+    fields = {} if config is None else {name: getattr(config, name) for name in getattr(config, "__slots__", ())}
+    return ", ".join(f"{name} = {value}" for name, value in fields.items()) or "none"
+
+
+def _table(header: tuple[str, ...], rows: Any) -> list[str]:
+    lines = [header, ("---",) * len(header), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
