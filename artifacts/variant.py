@@ -81,6 +81,15 @@ class MethodRef(Document):
     seed: int
     multiple_of: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_name(cls, data: Any) -> Any:
+        """Manifests written before repairs had names say `compensate`: true was the ridge."""
+        if isinstance(data, dict) and "compensate" in data:
+            data = dict(data)
+            data["repair"] = "ridge" if data.pop("compensate") else "none"
+        return data
+
 
 class AllocationRef(Document):
     """How the budget was spread over layers, and what it was counted in."""
@@ -140,6 +149,30 @@ class QualityRecord(Document):
         return self
 
 
+class RecoveryRef(Document):
+    """How a variant was trained after pruning, and what that did to the loss on documents it was not trained on."""
+
+    method: str
+    config: dict[str, Any] = Field(description="the method's own settings, the peak learning rate among them")
+    tokens: int = Field(description="training tokens read by each stage, repetitions counted")
+    stages: int = Field(description="things trained one after the other: 1, or one for each cut half layer")
+    steps: int = Field(description="optimizer steps of all stages together")
+    batch_tokens: int
+    window_tokens: int
+    seed: int
+    corpus: str
+    corpus_sha256: str
+    held_out_documents: int
+    held_out_tokens: int
+    loss_before_nats: float = Field(description="held-out loss of the variant that training began with")
+    loss_after_nats: float = Field(description="held-out loss of the weights as they are stored")
+    training_s: float
+    peak_memory_bytes: int
+    parent: str = Field(description="name of the variant that training began with")
+    parent_fingerprint: str
+    earlier: RecoveryRef | None = Field(default=None, description="the parent's own recovery, if it had one")
+
+
 class CompressionCost(Document):
     """What making the variant took."""
 
@@ -164,7 +197,7 @@ class VariantManifest(Document):
     ratios: Ratios
     expressibility: Literal["stock", "per-layer"]
     architecture: str = Field(description="the class the checkpoint names, which may be a lossless re-labelling")
-    recovery: None = None
+    recovery: RecoveryRef | None = None
     quality: tuple[QualityRecord, ...] = ()
     cost: CompressionCost
     versions: dict[str, str]

@@ -37,7 +37,7 @@ def refit_consumer(
     """
     gram, cross = kept_products(statistics, columns)
     sliced = consumer.weight.detach().to(gram)
-    if not bool(gram.any()):
+    if not bool(gram.diagonal().any()):
         return
     share = damping_share(len(columns), statistics.tokens) if damping is None else damping
     fitted = solve_ridge(gram, cross, sliced, share)

@@ -31,7 +31,7 @@ _FLUSH_COLUMNS = 1024
 _PANEL_COLUMNS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
-_BATCH_COLUMNS = 64
+_BATCH_COLUMNS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: floa
 class Elimination:
     """Removes units of `width` columns one after the other. Owns and overwrites the quadratic it is given.
 
-    `batch` units go between two looks at all units; None removes one by one up to 1024 columns, about 64 columns at a
+    `batch` units go between two looks at all units; None removes one by one up to 1024 columns, about 128 columns at a
     time above.
     """
 
@@ -68,10 +68,10 @@ class Elimination:
         self._weights, self._inverse, self._width = quadratic.weights, quadratic.inverse, width
         self._units = torch.arange(len(self._weights) // width, device=self._weights.device)
         self._alive = torch.ones(len(self._units), dtype=torch.bool, device=self._weights.device)
-        self._pending = self._inverse[:0]
         self._inverse_blocks = diagonal_blocks(self._inverse, width).clone()
         self._identity = torch.eye(width, dtype=self._inverse.dtype, device=self._inverse.device)
         self._batch, self._pool = _round_sizes(len(self._units), width, batch)
+        self._forget_pending()
         self.order: list[int] = []
         self.costs = torch.zeros(len(self._units), dtype=torch.float64)
 
@@ -108,41 +108,49 @@ class Elimination:
         costs = self._all_costs()
         pool = costs.topk(min(self._pool, int(self._alive.sum())), largest=False).indices.sort().values
         columns = self._columns(pool)
-        weights = self._weights[columns]
-        inverse = self._inverse[columns[:, None], columns] - self._pending[:, columns].T @ self._pending[:, columns]
+        weights = self._weights.index_select(0, columns)
+        downdates = self._pending[: self._filled].index_select(1, columns)
+        inverse = self._inverse[columns[:, None], columns].addmm_(downdates.T, downdates, alpha=-1)
         picks, pick_costs = greedy_removal(weights @ weights.T, inverse, self._width, min(count, len(pool)))
         chosen = pool[picks]
         self._apply(chosen)
         self.order += self._units[chosen].tolist()
         self.costs[self._units[chosen].cpu()] = pick_costs.double().cpu()
-        if len(self._pending) >= _FLUSH_COLUMNS:
+        if self._filled >= _FLUSH_COLUMNS:
             self._flush()
         return len(picks)
 
     def _apply(self, chosen: Tensor) -> None:
         """Moves the survivors' weights to the optimum without `chosen` and takes note for the inverse."""
         columns = self._columns(chosen)
-        rows = self._inverse[columns].addmm_(self._pending[:, columns].T, self._pending, alpha=-1)
+        pending = self._pending[: self._filled]
+        rows = self._inverse.index_select(0, columns)
+        rows.addmm_(pending.index_select(1, columns).T, pending, alpha=-1)
         factor = torch.linalg.cholesky(rows[:, columns])
         downdate = torch.linalg.solve_triangular(factor, rows, upper=False)
-        scaled = torch.linalg.solve_triangular(factor, self._weights[columns], upper=False)
-        self._weights.addmm_(downdate.T, scaled, alpha=-1)
-        blocks = downdate.T.view(len(self._units), self._width, -1)
-        self._inverse_blocks -= _self_products(blocks)
+        scaled = torch.linalg.solve_triangular(factor, self._weights.index_select(0, columns), upper=False)
+        by_column = downdate.T.contiguous()
+        self._weights.addmm_(by_column, scaled, alpha=-1)
+        self._inverse_blocks -= _self_products(by_column.view(len(self._units), self._width, -1))
         self._inverse_blocks[chosen] = self._identity
-        self._pending = torch.cat((self._pending, downdate))
+        self._pending[self._filled : self._filled + len(downdate)] = downdate
+        self._filled += len(downdate)
         self._alive[chosen] = False
 
     def _flush(self) -> None:
         """Writes the pending downdate into the inverse and forgets the columns that are gone."""
         kept = self._columns(self._alive.nonzero()[:, 0])
-        self._inverse = self._inverse.index_select(0, kept).index_select(1, kept)
-        subtract_square(self._inverse, self._pending[:, kept])
-        self._weights = self._weights[kept]
+        self._inverse = downdated(self._inverse, self._pending[: self._filled].index_select(1, kept), kept)
+        self._weights = self._weights.index_select(0, kept)
         self._inverse_blocks = self._inverse_blocks[self._alive]
         self._units = self._units[self._alive]
         self._alive = self._alive[self._alive]
-        self._pending = self._inverse[:0]
+        self._forget_pending()
+
+    def _forget_pending(self) -> None:
+        most = min(_FLUSH_COLUMNS + self._batch * self._width, len(self._inverse) + self._batch * self._width)
+        self._pending = self._inverse.new_empty(most, len(self._inverse))
+        self._filled = 0
 
     def _columns(self, units: Tensor) -> Tensor:
         return (units[:, None] * self._width + torch.arange(self._width, device=units.device)).flatten()
@@ -194,12 +202,19 @@ def _solve(blocks: Tensor, right: Tensor) -> Tensor:
     return right / blocks if blocks.shape[-1] == 1 else torch.linalg.solve(blocks, right)
 
 
-def subtract_square(matrix: Tensor, factor: Tensor) -> None:
-    """`matrix -= factor^T factor` for symmetric `matrix`, computing one triangle and mirroring it."""
-    for start in range(0, len(matrix), _PANEL_COLUMNS):
-        stop = min(start + _PANEL_COLUMNS, len(matrix))
-        matrix[start:, start:stop].addmm_(factor[:, start:].T, factor[:, start:stop], alpha=-1)
-        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+def downdated(matrix: Tensor, factor: Tensor, kept: Tensor) -> Tensor:
+    """Rows and columns `kept` of a symmetric matrix, less `factor^T factor`, for `factor` [values, kept].
+
+    Computes one triangle by panels and mirrors it.
+    """
+    result = matrix.new_empty(len(kept), len(kept))
+    for start in range(0, len(kept), _PANEL_COLUMNS):
+        stop = start + _PANEL_COLUMNS
+        panel = matrix.index_select(0, kept[start:stop]).index_select(1, kept[start:])
+        panel.addmm_(factor[:, start:stop].T, factor[:, start:], alpha=-1)
+        result[start:stop, start:] = panel
+        result[start:, start:stop] = panel.T
+    return result
 
 
 def _self_products(blocks: Tensor) -> Tensor:

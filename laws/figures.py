@@ -35,7 +35,7 @@ def speedup_figure(findings: Findings) -> go.Figure | None:
     """Throughput ratio to the reference at each level, with intervals; dotted: what the roofline predicts."""
     if findings.reference is None:
         return None
-    figure = _figure("", f"tokens/s, ratio to {findings.reference}")
+    figure = blank_figure("", f"tokens/s, ratio to {findings.reference}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
     for model in findings.models:
         points = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
@@ -74,7 +74,7 @@ def _add_prediction(figure: go.Figure, model: str, findings: Findings) -> None:
 
 def load_figure(findings: Findings, measure: str, title: str, scale: float = 1.0) -> go.Figure | None:
     """One measure against load, a line per model. `scale` turns seconds into milliseconds."""
-    figure = _figure("", title)
+    figure = blank_figure("", title)
     drawn = False
     for model in findings.models:
         points = [
@@ -90,7 +90,7 @@ def load_figure(findings: Findings, measure: str, title: str, scale: float = 1.0
 
 def pareto_figure(findings: Findings) -> go.Figure | None:
     """Throughput of the server against the speed one user sees; up and to the right is better."""
-    figure = _figure("one stream: tokens/s (1 / TPOT p50)", "server: tokens/s")
+    figure = blank_figure("one stream: tokens/s (1 / TPOT p50)", "server: tokens/s")
     drawn = False
     for model in findings.models:
         points = [_pareto_point(_arm(level, model)) for level in findings.levels]
@@ -113,7 +113,7 @@ def trade_figure(findings: Findings) -> go.Figure | None:
     dense_loss = quality_value(dense, "loss_nats") if dense else None
     if dense_loss is None:
         return None
-    figure = _figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
+    figure = blank_figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
     figure.add_scatter(x=[0], y=[1], **_point_style(findings.reference or "", findings))
     for model, speedups in level.speedups.items():
         manifest = findings.variants.get(model)
@@ -131,7 +131,7 @@ def ratios_figure(findings: Findings) -> go.Figure | None:
     pruned = _pruned(findings)
     if not pruned:
         return None
-    figure = _figure("removed share", "")
+    figure = blank_figure("removed share", "")
     for name, manifest in pruned.items():
         shares = [getattr(manifest.ratios, field) * 100 for field in _RATIO_NAMES]
         figure.add_bar(
@@ -161,7 +161,7 @@ def shapes_figure(findings: Findings) -> go.Figure | None:
     full = max(layer.ffn_width for m in findings.variants.values() for layer in m.layers)
     heat = [[_kept_share(layer.present, layer.ffn_width, full) for layer in m.layers] for _, m in rows]
     text = [[f"{s.ffn_width}<br>{s.kv_heads} KV" if s.present else "—" for s in m.layers] for _, m in rows]
-    figure = _figure("layer of the base model", "")
+    figure = blank_figure("layer of the base model", "")
     figure.add_heatmap(
         z=heat,
         y=[name for name, _ in rows],
@@ -187,7 +187,7 @@ def blocks_figure(findings: Findings) -> go.Figure | None:
     level = findings.levels[-1]
     if not any(level.block_speedups.values()):
         return None
-    figure = _figure("block", f"tokens/s ratio at {level.label}")
+    figure = blank_figure("block", f"tokens/s ratio at {level.label}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
     for model, ratios in level.block_speedups.items():
         figure.add_scatter(x=list(range(1, len(ratios) + 1)), y=list(ratios), **_line_style(model, findings))
@@ -229,7 +229,7 @@ def _point_style(model: str, findings: Findings) -> dict[str, object]:
     return {"name": model, **label, **hover}
 
 
-def _figure(x_title: str, y_title: str) -> go.Figure:
+def blank_figure(x_title: str, y_title: str) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         template="plotly_white",

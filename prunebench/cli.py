@@ -1,21 +1,17 @@
-"""The `prunebench` command: five verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: six verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated
 
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-
-if TYPE_CHECKING:
-    from artifacts.variant import Unit
-    from compressors.repair import Repair
+from prunebench.choices import Arrivals, Folder
+from prunebench.making import compress, recover
 
 app = typer.Typer(
     name="prunebench",
@@ -24,147 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Method(StrEnum):
-    """The names the registry knows; a test compares the two."""
-
-    random = "random"
-    magnitude = "magnitude"
-    wanda_sp = "wanda_sp"
-    flap = "flap"
-    taylor = "taylor"
-    modegpt_mlp = "modegpt_mlp"
-    prunenet = "prunenet"
-    obs = "obs"
-    block_influence = "block_influence"
-    greedy_kl = "greedy_kl"
-    evolutionary_depth = "evolutionary_depth"
-    hidden_slice = "hidden_slice"
-
-
-class Allocation(StrEnum):
-    """How a budget is spread over layers; a test compares these with what the compressor knows."""
-
-    uniform = "uniform"
-    depth_increasing = "depth_increasing"
-    influence_softmax = "influence_softmax"
-    global_threshold = "global_threshold"
-    dynamic_programme = "dynamic_programme"
-    evolutionary = "evolutionary"
-
-
-class BudgetKind(StrEnum):
-    """What --ratio is a share of."""
-
-    units = "units"
-    params = "params"
-    kv_bytes = "kv_bytes"
-    latency = "latency"
-
-
-class RepairName(StrEnum):
-    none = "none"
-    ridge = "ridge"
-    bias = "bias"
-
-
-class DeviceName(StrEnum):
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Arrivals(StrEnum):
-    constant = "constant"
-    poisson = "poisson"
-
-
-Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet (an empty one is fine).")]
-UnitNames = Annotated[
-    str | None,
-    typer.Option(
-        help="ffn, kv, layers, attention_sublayers, ffn_sublayers or hidden; 'ffn,kv' is both. "
-        "Default: what the method is for."
-    ),
-]
-Steps = Annotated[
-    list[str] | None,
-    typer.Option(metavar="METHOD:RATIO[:UNITS]", help="A further step on what is left; may be given several times."),
-]
-
-
-@app.command()
-def compress(
-    model: Annotated[str, typer.Argument(help="Local checkpoint folder or hub id, e.g. Qwen/Qwen2.5-0.5B.")],
-    out: Folder,
-    method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
-    ratio: Annotated[float, typer.Option(help="Share of each chosen kind of unit to remove, in [0, 1).")],
-    units: UnitNames = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Text file or hub dataset. Not the text you evaluate on.")
-    ] = None,
-    calibration_tokens: Annotated[int, typer.Option(help="How much of it to use.")] = 32768,
-    seed: Annotated[int, typer.Option(help="Decides random choices and calibration windows.")] = 0,
-    multiple_of: Annotated[
-        int | None, typer.Option(help="Round FFN widths to this. Default: 128 from width 1024 up.")
-    ] = None,
-    compensate: Annotated[
-        bool | None,
-        typer.Option("--compensate/--no-compensate", help="Ridge repair. Default: on when there is calibration text."),
-    ] = None,
-    repair: Annotated[
-        RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
-    ] = None,
-    allocation: Annotated[
-        Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
-    ] = Allocation.uniform,
-    budget: Annotated[
-        BudgetKind | None,
-        typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
-    ] = None,
-    latency_table: Annotated[
-        Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")
-    ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
-    map_states: Annotated[
-        bool,
-        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
-    ] = False,
-    then: Steps = None,
-) -> None:
-    """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
-
-    Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
-
-    Depth, then width: prunebench compress MODEL --out both --method greedy_kl --ratio 0.1 --then wanda_sp:0.25:ffn
-    --calibration text.txt. Calibration, seed and the other options hold for every step; the result's ratios count all.
-    """
-    from compressors.chain import compress_chain
-    from compressors.request import CompressionRequest
-    from prunebench.console import note, print_result, show_progress
-
-    request = CompressionRequest(
-        model=model,
-        out=out,
-        method=method.value,
-        ratio=ratio,
-        units=parse_units(units),
-        calibration=calibration,
-        calibration_tokens=calibration_tokens,
-        seed=seed,
-        multiple_of=multiple_of,
-        repair=chosen_repair(compensate, repair),
-        allocation=allocation.value,
-        budget=None if budget is None else budget.value,
-        latency_table=latency_table,
-        device=device.value,
-        map_states=map_states,
-    )
-    with show_progress() as progress:
-        steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]
-        manifest = compress_chain(steps, progress, announce=lambda card: note("\n".join(card.lines())))
-    shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
-    print_result({"out": str(out), **shown})
+app.command()(compress)
+app.command()(recover)
 
 
 @app.command()
@@ -314,42 +171,6 @@ def demo(
     print_result(result)
     if not result["valid"]:
         raise typer.Exit(1)
-
-
-def chosen_repair(compensate: bool | None, repair: RepairName | None) -> Repair | None:
-    """What the two options together say; None leaves it to the method. Raises ConfigError if they contradict."""
-    if repair is None:
-        return None if compensate is None else "ridge" if compensate else "none"
-    if compensate is not None and compensate != (repair is not RepairName.none):
-        raise ConfigError(
-            f"--{'' if compensate else 'no-'}compensate and --repair {repair.value} contradict. Give one of the two."
-        )
-    return repair.value
-
-
-def parse_units(text: str | None) -> tuple[Unit, ...] | None:
-    """'ffn,kv' → ('ffn', 'kv'). Raises ConfigError for anything that is no unit."""
-    from artifacts.variant import Unit
-
-    if text is None:
-        return None
-    known: dict[str, Unit] = {name: name for name in get_args(Unit)}
-    names = [part.strip() for part in text.split(",")]
-    if len(set(names)) != len(names) or not known.keys() >= set(names):
-        raise ConfigError(
-            f"--units {text!r} is not a list of units. Allowed: {', '.join(known)}, and pairs as in 'ffn,kv'."
-        )
-    return tuple(known[name] for name in names)
-
-
-def parse_step(text: str) -> dict[str, Any]:
-    """'greedy_kl:0.2:layers' → the fields in which a further step differs. Raises ConfigError for anything else."""
-    method, _, rest = text.partition(":")
-    ratio, _, units = rest.partition(":")
-    try:
-        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None)}
-    except ValueError as error:
-        raise ConfigError(f"--then {text!r} is not METHOD:RATIO[:UNITS], as in greedy_kl:0.2:layers.") from error
 
 
 def require_purpose(

@@ -31,7 +31,7 @@ def rank(config: ObsConfig, evidence: WidthEvidence) -> Ranking:
     """A cost is the growth of the repair's objective, in squared residual-stream units summed over all tokens."""
     group, statistics = evidence.group, evidence.required_statistics
     assert statistics.gram is not None
-    if not bool(statistics.gram.any()):
+    if not bool(statistics.gram.diagonal().any()):
         return rank_by_score([0.0] * group.count)
     kept_columns = (group.count - evidence.most_removed) * group.columns_per_unit
     damping = damping_share(kept_columns, statistics.tokens)

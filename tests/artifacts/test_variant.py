@@ -165,3 +165,9 @@ def test_bad_manifest_is_one_sentence(tmp_path: Path, text: str, complaint: str)
 def test_missing_manifest_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_variant(tmp_path)
+
+
+@pytest.mark.parametrize(("compensate", "repair"), [(True, "ridge"), (False, "none")])
+def test_a_manifest_from_before_repairs_had_names_is_read(compensate: bool, repair: str) -> None:
+    former = {"name": "wanda_sp", "config": {}, "units": ["ffn"], "seed": 0, "multiple_of": 1}
+    assert MethodRef.model_validate({**former, "compensate": compensate}).repair == repair

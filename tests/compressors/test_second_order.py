@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from artifacts.errors import CompressionError
 from compressors.compensation import refit_consumer
-from compressors.second_order import Elimination, quadratic_of, subtract_square
+from compressors.second_order import Elimination, downdated, quadratic_of
 from compressors.statistics import ConsumerStatistics
 
 DAMPING = 0.01
@@ -239,8 +239,7 @@ def test_single_precision_finds_nearly_the_same_set() -> None:
 
 def test_one_triangle_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compressors.second_order._PANEL_COLUMNS", 7)
-    factor, matrix = gaussian(4, 30), gaussian(30, 30, seed=1)
-    matrix = matrix + matrix.T
-    expected = matrix - factor.T @ factor
-    subtract_square(matrix, factor)
-    assert torch.allclose(matrix, expected, atol=1e-12)
+    matrix, kept = gaussian(30, 30, seed=1), torch.arange(1, 30, 2)
+    matrix, factor = matrix + matrix.T, gaussian(4, 15)
+    expected = matrix[kept][:, kept] - factor.T @ factor
+    assert torch.allclose(downdated(matrix, factor, kept), expected, atol=1e-12)

@@ -11,10 +11,10 @@ import pytest
 
 from artifacts.errors import ConfigError
 from compressors.methods import REGISTRY
-from prunebench.cli import Method, parse_step, parse_units
+from prunebench.choices import Method, parse_step, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
-VERBS = ("compress", "evaluate", "serve", "loadtest", "report", "demo")
+VERBS = ("compress", "recover", "evaluate", "serve", "loadtest", "report", "demo")
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
@@ -25,7 +25,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
         "from prunebench.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "use = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "heavy = {'torch', 'transformers', 'vllm', 'locust', 'fastapi', 'plotly', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'peft', 'transformers', 'vllm', 'locust', 'fastapi', 'plotly', 'numpy'} & set(sys.modules)\n"
         "sys.stderr.write(f'{use.ru_utime + use.ru_stime} {sorted(heavy)}')\n"
     )
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(3)]
