@@ -26,9 +26,9 @@ class VariantPlan:
 # Ratio 0 is bit-identical to the model: it gives the reference a manifest of its own.
 VARIANTS = (
     VariantPlan(name=REFERENCE, method="magnitude", ratio=0.0, units=("ffn",), calibrated=False),
-    VariantPlan(name="ffn-50", method="wanda_sp", ratio=0.5, units=("ffn",), calibrated=True),
-    VariantPlan(name="ffn-kv-25", method="wanda_sp", ratio=0.25, units=("ffn", "kv"), calibrated=True),
-    VariantPlan(name="depth-25", method="block_influence", ratio=0.25, units=("layers",), calibrated=True),
+    VariantPlan(name="ffn-50", method="obs", ratio=0.5, units=("ffn",), calibrated=True),
+    VariantPlan(name="ffn-kv-25", method="obs", ratio=0.25, units=("ffn", "kv"), calibrated=True),
+    VariantPlan(name="depth-25", method="greedy_kl", ratio=0.25, units=("layers",), calibrated=True),
 )
 
 LEVELS = (Level(concurrency=1), Level(concurrency=4), Level(concurrency=16))
