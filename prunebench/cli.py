@@ -75,6 +75,14 @@ class Arrivals(StrEnum):
     poisson = "poisson"
 
 
+AllocationOption = Annotated[
+    Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
+]
+BudgetOption = Annotated[
+    BudgetKind | None,
+    typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
+]
+TableOption = Annotated[Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")]
 Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet (an empty one is fine).")]
 
 
@@ -102,16 +110,9 @@ def compress(
     repair: Annotated[
         RepairName | None, typer.Option(help="Which repair: ridge refits consumers, bias adds FLAP's constant.")
     ] = None,
-    allocation: Annotated[
-        Allocation, typer.Option(help="How widths may differ between layers: see docs/architecture.md.")
-    ] = Allocation.uniform,
-    budget: Annotated[
-        BudgetKind | None,
-        typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
-    ] = None,
-    latency_table: Annotated[
-        Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")
-    ] = None,
+    allocation: AllocationOption = Allocation.uniform,
+    budget: BudgetOption = None,
+    latency_table: TableOption = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: Annotated[
         bool,
