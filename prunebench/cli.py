@@ -83,6 +83,9 @@ BudgetOption = Annotated[
     typer.Option(help="What --ratio is a share of. Default: units for uniform, else params of the layers."),
 ]
 TableOption = Annotated[Path | None, typer.Option(help="Measured seconds per half layer, for --budget latency.")]
+MapOption = Annotated[
+    bool, typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory.")
+]
 Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet (an empty one is fine).")]
 
 
@@ -114,10 +117,7 @@ def compress(
     budget: BudgetOption = None,
     latency_table: TableOption = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
-    map_states: Annotated[
-        bool,
-        typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
-    ] = False,
+    map_states: MapOption = False,
 ) -> None:
     """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
 
