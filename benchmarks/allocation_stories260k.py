@@ -66,11 +66,12 @@ Shapes the search found (KV groups / FFN channels by layer, seed {seed}; dense 4
 {shapes}
 
 **Protocol.** {model}, float32, dense {dense_nats:.4f} nats. Units chosen by `{method}`, ridge repair, every layer on
-the pruned stream. Calibration: {windows} stories of {window_tokens} tokens or more from the even stories of {text}, BOS
-in front, first {window_tokens} tokens each; the search judges its candidates on the same windows. Evaluation: stories of
-{window_tokens} tokens or more of every fourth from the fourth on, first {window_tokens} tokens, {evaluation_tokens:,}
-predicted tokens. Seeds measured: {seeds}; the seed draws the windows and the search's random numbers. A budget of R
-means that at most 1 - R of the blocks' parameters stay, norms included. Cells without a value were not measured.
+the pruned stream. Calibration: {windows} stories of {window_tokens} tokens or more from the even stories of {text},
+BOS in front, first {window_tokens} tokens each; the search judges its candidates on the same windows. Evaluation:
+stories of {window_tokens} tokens or more of every fourth from the fourth on, first {window_tokens} tokens,
+{evaluation_tokens:,} predicted tokens. Seeds measured: {seeds}; the seed draws the windows and the search's random
+numbers. A budget of R means that at most 1 - R of the blocks' parameters stay, norms included. Cells without a value
+were not measured.
 
 **Read with care.** One model of 0.26 M parameters; stories to calibrate and to evaluate come from one corpus.
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ConfigError
+from compressors.allocation import ALLOCATORS
 from compressors.methods import REGISTRY
-from prunebench.choices import Method, parse_step, parse_units
+from prunebench.choices import Allocation, Method, parse_step, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
 VERBS = ("compress", "recover", "evaluate", "serve", "loadtest", "report", "demo")
@@ -45,6 +46,7 @@ def test_every_verb_teaches_itself(verb: Verb, name: str) -> None:
 
 def test_offered_methods_are_the_registered_ones() -> None:
     assert {method.value for method in Method} == set(REGISTRY.names)
+    assert [allocation.value for allocation in Allocation] == [allocator.name for allocator in ALLOCATORS]
 
 
 @pytest.mark.parametrize(
