@@ -51,8 +51,8 @@ def page() -> str:
             *_table(("method", "removes", "data", "memory", "work", "checkpoint", "source"), map(_row, _methods())),
             "",
             "**Checkpoint.** Stock means that unpatched Transformers and vLLM load it; layers of one shape always "
-            "leave as stock. Where layers differ or lack a half, the checkpoint is of this project's own family, which its "
-            "plug-in adds to vLLM.",
+            "leave as stock. Where layers differ or lack a half, the checkpoint is of this project's own family, which "
+            "its plug-in adds to vLLM.",
             "",
             "## What each is after",
             "",
