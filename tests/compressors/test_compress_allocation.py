@@ -12,12 +12,13 @@ from tiny_models import save_checkpoint
 from artifacts.errors import ConfigError
 from artifacts.latency import LatencyEntry, LatencyTable
 from artifacts.variant import load_variant
-from compressors import pipeline
+from compressors import making
 from compressors.allocation import dynamic_programme
 from compressors.allocation.problem import Problem
 from compressors.pipeline import compress
 from compressors.plan import Allocation
 from compressors.request import CompressionRequest
+from compressors.task import resolve_task, work_key
 from compressors.verify import verify_variant
 
 
@@ -105,16 +106,16 @@ def test_a_kill_after_the_search_costs_no_second_one(
 
     monkeypatch.setattr("compressors.request.allocator_named", lambda name: counted)
     counted = replace(dynamic_programme.ALLOCATOR, allocate=noted)
-    prune = pipeline.prune_blocks
+    prune = making.prune_blocks
 
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "prune_blocks", interrupted)
+    monkeypatch.setattr(making, "prune_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compress(asked, verify=verify_variant)
     assert len(list(asked.out.parent.glob("variant.partial-*/allocation.json"))) == 1
-    monkeypatch.setattr(pipeline, "prune_blocks", prune)
+    monkeypatch.setattr(making, "prune_blocks", prune)
     manifest = compress(asked, verify=verify_variant)
     assert len(searches) == 1
     assert [(layer.kv_groups, layer.ffn_channels) for layer in searches[0]] == [
@@ -125,8 +126,5 @@ def test_a_kill_after_the_search_costs_no_second_one(
 def test_another_table_is_another_request(asked: CompressionRequest, tmp_path: Path) -> None:
     """The workspace's key follows the table's content, not its name."""
     tables = [save_table(tmp_path / name, "ffn", s) for name, s in (("a", 1.0), ("b", 1.0), ("c", 2.0))]
-    keys = [
-        pipeline._key(pipeline._resolve(replace(asked, budget="latency", latency_table=table)), None)
-        for table in tables
-    ]
+    keys = [work_key(resolve_task(replace(asked, budget="latency", latency_table=table)), None) for table in tables]
     assert keys[0] == keys[1] != keys[2]

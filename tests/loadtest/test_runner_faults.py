@@ -154,8 +154,10 @@ def test_an_existing_result_is_not_touched(serve: Serve, ask: Ask, tmp_path: Pat
     assert server.bodies == []
 
 
+# A background job of a shell ignores SIGINT and hands that on to its children; the run under test must not.
 _RUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from artifacts.run import Level, Workload
 from loadtest.runner import LoadTestRequest, run_load_test
