@@ -1,5 +1,8 @@
-"""Two workers share the suite: one runs all that starts engines or serves, one after the other, because two engines would
-slow each other down; the other begins with the load tests, which must not measure beside each other."""
+"""Two workers share the suite.
+
+One runs all that starts engines or serves, one after the other, because two engines would slow each other down. The
+other begins with the load tests, which must not measure beside each other.
+"""
 
 from __future__ import annotations
 
