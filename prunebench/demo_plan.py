@@ -33,7 +33,7 @@ VARIANTS = (
 
 LEVELS = (Level(concurrency=1), Level(concurrency=4), Level(concurrency=16))
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=48, seed=0)
-MEASURED_S = 18.0
+MEASURED_S = 16.0
 BLOCKS = 12
 LEAD_IN_S = 0.5
 
