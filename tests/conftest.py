@@ -15,6 +15,7 @@ _ORDER = ("engines", "clocks")
 _ROOT = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # the plug-in reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Names each test's group; a file's tests stay together, for their fixtures' sake."""
     for item in items:

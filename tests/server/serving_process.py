@@ -92,7 +92,8 @@ class Serving:
         for warden in children_of(self.process.pid):
             for engine in children_of(warden):
                 arguments = Path(f"/proc/{engine}/cmdline").read_text().split("\0")
-                found[arguments[arguments.index("--served-model-name") + 1]] = engine
+                if "--served-model-name" in arguments:  # between fork and exec it is still its warden's
+                    found[arguments[arguments.index("--served-model-name") + 1]] = engine
         return found
 
     def stop(self, number: int = signal.SIGTERM, within_s: float = 60.0) -> dict[str, Any]:
