@@ -1,0 +1,65 @@
+"""The committed grid says what the documents claim of it, and its page is what the script draws."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+STEM = FOLDER / "methods_grid_cpu_202611"
+WIDTH_METHODS = ("random", "magnitude", "wanda_sp", "flap", "taylor", "obs", "modegpt_mlp", "prunenet")
+RATIOS = (0.125, 0.25, 0.375, 0.5)
+
+
+@pytest.fixture(scope="module")
+def raw() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(STEM.with_suffix(".json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def losses(raw: dict[str, Any]) -> dict[tuple[str, str, float], float]:
+    """Uniform cells of stories260K by method, repair and ratio."""
+    cells = [(row["cell"], row["loss_nats"]) for row in raw["rows"]]
+    return {
+        (cell["method"], cell["repair"], cell["ratio"]): loss
+        for cell, loss in cells
+        if cell["model"] == "stories260K" and cell["allocation"] == "uniform"
+    }
+
+
+def test_the_page_is_drawn_from_the_raw_data(raw: dict[str, Any]) -> None:
+    script = runpy.run_path(str(FOLDER / "methods_grid.py"))
+    assert script["render"](raw) == STEM.with_suffix(".md").read_text()
+
+
+def test_ridge_pays_for_every_width_method_at_every_ratio(losses: dict[tuple[str, str, float], float]) -> None:
+    for method in WIDTH_METHODS:
+        for ratio in RATIOS:
+            assert losses[method, "ridge", ratio] < losses[method, "none", ratio], (method, ratio)
+
+
+def test_second_order_selection_leads_but_at_the_smallest_ratio(
+    losses: dict[tuple[str, str, float], float],
+) -> None:
+    """Level with the best there, ahead of all others above."""
+    for ratio in RATIOS:
+        others = [losses[method, "ridge", ratio] for method in WIDTH_METHODS if method != "obs"]
+        ahead = min(others) - losses["obs", "ridge", ratio]
+        assert ahead > (-0.01 if ratio == 0.125 else 0.01), ratio
+
+
+def test_random_choice_with_repair_beats_every_choice_without(losses: dict[tuple[str, str, float], float]) -> None:
+    assert all(losses["random", "ridge", 0.25] < losses[method, "none", 0.25] for method in WIDTH_METHODS)
+
+
+def test_every_cell_kept_its_budget(raw: dict[str, Any]) -> None:
+    """Width cells remove the asked share of the blocks' parameters, by less than one unit more."""
+    for row in raw["rows"]:
+        if row["cell"]["method"] in WIDTH_METHODS:
+            over = row["params_blocks_ratio"] - row["cell"]["ratio"]
+            assert -1e-9 <= over < 0.005, row["cell"]
