@@ -9,9 +9,9 @@ OUT ?= demo-out
 demo: .venv/ready
 	$(BIN)/prunebench demo --out $(OUT)
 
-# Two workers, however many cores: tests/conftest.py deals the tests out.
+# Two workers, however many cores: tests/scheduling.py says who runs what.
 test: .venv/eval
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -6,25 +6,21 @@ other begins with the load tests, which must not measure beside each other.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-# The longest groups come first, so that both workers end together.
-_ORDER = ("engines", "clocks")
-_ROOT = Path(__file__).parent
+from tests.scheduling import ORDER, GroupScheduling, group_of
 
 
-@pytest.hookimpl(tryfirst=True)  # the plug-in reads the groups in the same hook
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Names each test's group; a file's tests stay together, for their fixtures' sake."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _ORDER.index(_group(item)) if _group(item) in _ORDER else len(_ORDER))
-
-
-def _group(item: pytest.Item) -> str:
-    folder = item.path.relative_to(_ROOT).parts[0]
-    if item.get_closest_marker("engine") is not None or folder == "server":
-        return "engines"
-    return "clocks" if folder == "loadtest" else item.path.stem
+    """Puts the long groups first, so that both workers end together. Refuses an engine outside its group."""
+    astray = [i.nodeid for i in items if i.get_closest_marker("engine") and group_of(i.nodeid) != "engines"]
+    if astray:
+        raise pytest.UsageError(f"{astray[0]} starts an engine: name its file in tests/scheduling.py")
+    items.sort(key=lambda item: ORDER.index(group_of(item.nodeid)) if group_of(item.nodeid) in ORDER else len(ORDER))
