@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
 STEM = FOLDER / "compression_memory_cpu_202611"
 TOKENS, WINDOW_TOKENS, VOCABULARY = 2048, 256, 128256
 SHAPE = {
