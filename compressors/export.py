@@ -21,7 +21,7 @@ from compressors.blocks import CheckpointModel
 from compressors.headers import INDEX_NAME, SINGLE_NAME
 from compressors.relabel import SHAPE_FIELDS
 from compressors.shards import Writable, write_shard
-from compressors.streams import HiddenStates
+from compressors.streams import first_states
 from compressors.workspace import BlockFolder
 
 # Everything a stock engine reads beside weights and configuration.
@@ -90,8 +90,7 @@ def copy_companions(source: Path, out: Path) -> None:
 def write_probe(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
     """Fixed token ids and the logits that the finished blocks give on them, for the fresh process to compare with."""
     ids = probe_ids(model.config.vocab_size, model.config.max_position_embeddings)
-    arguments = model.arguments(ids.shape[1])
-    course = HiddenStates(model.embed(ids), arguments, model.device, int(model.config.intermediate_size))
+    course = first_states(model, ids)
     for index in kept_layers:
         course.move_through(index, blocks.load(index))
     save_probe(out, ids, model.logits(course.states).cpu())
