@@ -141,6 +141,12 @@ def tensors_of_file(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} is damaged ({error}). Fetch or write the checkpoint again.") from error
 
 
+def require_finite_weights(tensor: Tensor, name: str, folder: Path) -> None:
+    """Raises CheckpointError if the checkpoint's tensor holds NaN or infinite values."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{folder}: {name} has values that are not finite. Use an undamaged checkpoint.")
+
+
 def metadata_of_file(path: Path) -> dict[str, str]:
     return dict(_read_header(path)[0].get("__metadata__", {}))
 
