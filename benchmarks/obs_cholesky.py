@@ -9,7 +9,6 @@ ranking (factorisation and inverse included), cutting, refitting. Repeats are ap
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_
 from compressors.arch import Producer, UnitGroup
 from compressors.compensation import refit_consumer
 from compressors.methods import obs
+from compressors.peak_memory import peak_bytes
 from compressors.registry import WidthEvidence
 from compressors.statistics import ConsumerStatistics
 from compressors.surgery import keep_units, unit_slots
@@ -134,10 +134,6 @@ def linear(weight: Tensor) -> nn.Linear:
     layer = nn.Linear(1, 1, bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def add_repeats(stem: Path, measured: dict[str, Any]) -> None:

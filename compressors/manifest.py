@@ -107,8 +107,13 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
         architecture=making.architecture,
         cost=cost,
         versions={"python": platform.python_version(), **package_versions(_VERSIONED)},
-        checksums={path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != PROBE_NAME},
+        checksums=checksums_of(folder),
     )
+
+
+def checksums_of(folder: Path) -> dict[str, str]:
+    """Of all files that stay in the variant, by name."""
+    return {path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != PROBE_NAME}
 
 
 def _method_ref(making: Making) -> MethodRef:

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from artifacts.errors import ConfigError
-from artifacts.files import complete_directory, require_free_name, sha256_of_file
+from artifacts.files import complete_directory, require_free_name
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
 from artifacts.recovery import CURVE_NAME, LossCurve
 from artifacts.variant import MANIFEST_NAME, RecoveryRef, VariantManifest, is_variant, load_variant
 from compressors.export import PROBE_NAME
+from compressors.manifest import checksums_of
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.pipeline import Verifier
 from compressors.recovery.checkpoint import write_checkpoint
@@ -245,7 +246,7 @@ def _export(
             "recovery": _reference(job, trainer, curve),
             "quality": (),
             "versions": {"python": platform.python_version(), **package_versions(_VERSIONED)},
-            "checksums": {p.name: sha256_of_file(p) for p in sorted(folder.iterdir()) if p.name != PROBE_NAME},
+            "checksums": checksums_of(folder),
         }
     )
     manifest.save(folder / MANIFEST_NAME)
