@@ -7,7 +7,6 @@ was measured on: its values would no longer say anything about unseen text.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from artifacts.provenance import package_versions
 from artifacts.recovery import CURVE_NAME, LossCurve
 from artifacts.variant import MANIFEST_NAME, RecoveryRef, VariantManifest, is_variant, load_variant
 from compressors.export import PROBE_NAME
-from compressors.manifest import checksums_of
+from compressors.manifest import VERSIONED, checksums_of, versions_of
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.pipeline import Verifier
 from compressors.recovery.checkpoint import write_checkpoint
@@ -38,7 +37,7 @@ from compressors.text import TextCorpus, read_corpus
 from compressors.verify import verify_in_fresh_process
 
 Drawer = Callable[[Path], None]
-_VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
+_VERSIONED = (*VERSIONED, "peft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +244,7 @@ def _export(
             "name": job.request.out.name,
             "recovery": _reference(job, trainer, curve),
             "quality": (),
-            "versions": {"python": platform.python_version(), **package_versions(_VERSIONED)},
+            "versions": versions_of(_VERSIONED),
             "checksums": checksums_of(folder),
         }
     )
