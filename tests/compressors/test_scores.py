@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from artifacts.errors import ConfigError
 from compressors.arch import LayerView, Producer, UnitGroup
 from compressors.methods import REGISTRY, block_influence, magnitude, random_units, wanda_sp
-from compressors.plan import keep_highest
+from compressors.plan import rank_by_score
 from compressors.registry import WidthEvidence
 from compressors.resident import ResidentModel
 from compressors.statistics import ConsumerStatistics
@@ -104,10 +104,10 @@ def test_random_depends_on_the_seed_alone_and_visits_every_channel() -> None:
     assert seen == set(range(48))
 
 
-def test_keep_highest_sorts_and_prefers_the_earlier_of_equals() -> None:
-    assert keep_highest([1.0, 3.0, 2.0, 3.0], 2) == (1, 3)
-    assert keep_highest([5.0, 5.0, 5.0], 2) == (0, 1)
-    assert keep_highest(torch.tensor([0.0, -1.0, -2.0]), 3) == (0, 1, 2)
+def test_the_highest_scores_stay_in_order_and_of_equals_the_earlier() -> None:
+    assert rank_by_score([1.0, 3.0, 2.0, 3.0]).kept(2) == (1, 3)
+    assert rank_by_score([5.0, 5.0, 5.0]).kept(2) == (0, 1)
+    assert rank_by_score(torch.tensor([0.0, -1.0, -2.0])).kept(3) == (0, 1, 2)
 
 
 def test_block_influence_of_known_angles() -> None:

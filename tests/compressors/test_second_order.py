@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from coupled import gaussian
 from torch import Tensor, nn
 
 from artifacts.errors import CompressionError
@@ -12,10 +13,6 @@ from compressors.second_order import Elimination, quadratic_of
 from compressors.statistics import ConsumerStatistics
 
 DAMPING = 0.01
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Problem:
