@@ -25,6 +25,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
+from benchmarks.pages import made_with
 from compressors.methods import REGISTRY
 from compressors.plan import LayerBudget
 from compressors.repair import Repair
@@ -77,7 +78,7 @@ predicted tokens, BOS + story cut at 512, mean negative log likelihood of every 
 on other stories than these. "2 %" is of the original's loss, on differences to dense. The originals' numbers were
 measured with the authors' repositories on the same model; their evaluation had 239 stories, 89,153 tokens.
 
-**Made with** {cpu}, {cores} cores, {system}, Python {python}, {versions}, commit {commit}; {cells} cells, median
+**Made with** {made_with}; {cells} cells, median
 {seconds:.1f} s each with one thread on a busy shared machine. Raw data: `benchmarks/{raw}`; this page is generated from
 it by `benchmarks/reference_parity.py --render-only`.
 """
@@ -200,7 +201,7 @@ def misses(raw: dict[str, Any]) -> list[str]:
 
 def render(raw: dict[str, Any]) -> str:
     """The page; a pure function of the raw data."""
-    missed, made_with = misses(raw), raw["provenance"]
+    missed = misses(raw)
     count = len(REFERENCES) * len(WIDTHS)
     verdict = f"**{'No' if missed else 'Yes'}: in {count - len(missed)} of {count} comparisons.**"
     seconds = sorted(cell["seconds_s"] for cell in raw["cells"])
@@ -214,12 +215,7 @@ def render(raw: dict[str, Any]) -> str:
         model=raw["model"],
         text=raw["text"],
         evaluation_tokens=raw["evaluation_tokens"],
-        cpu=made_with["cpu"],
-        cores=made_with["cpu_cores"],
-        system=made_with["system"],
-        python=made_with["python"],
-        versions=", ".join(f"{name} {made_with['versions'][name]}" for name in ("torch", "transformers")),
-        commit=(made_with["commit"] or "unknown")[:12] + (" with changes" if made_with["commit_dirty"] else ""),
+        made_with=made_with(raw["provenance"]),
         cells=len(raw["cells"]),
         seconds=seconds[len(seconds) // 2],
         raw=STEM.with_suffix(".json").name,
