@@ -36,11 +36,15 @@ from compressors.request import BudgetKind, CompressionRequest
 from compressors.verify import verify_variant
 from modeling.python_corpus import load_corpus
 
+Arm = tuple[str, Repair, str]
+
 STEM = Path(__file__).with_name("methods_grid_cpu_202611")
 DEMO = Path(__file__).resolve().parent.parent / "prunebench" / "demo_model"
 RATIOS = (0.25, 0.5, 0.125, 0.375)
 ALLOCATIONS = ("uniform", "dynamic_programme", "evolutionary")
-FLAGSHIP = ("obs", "ridge", "evolutionary")
+# Measured for the flagship's method alone.
+OTHER_ALLOCATIONS = ("depth_increasing", "influence_softmax", "global_threshold")
+FLAGSHIP: Arm = ("obs", "ridge", "evolutionary")
 FLAGSHIP_SEEDS = (0, 1, 2)
 EVALUATED_TOKENS = 20_000
 _REPAIRS: tuple[Repair, ...] = ("ridge", "none")
@@ -96,7 +100,7 @@ def _bed(folder: Path, name: str, model: Path, calibration: Any, held_out: Any) 
 
 def cells(beds: list[Bed]) -> Iterator[tuple[Bed, Cell]]:
     """The cheap ones first, so that an interrupted run has whole columns; the flagship leads among the searched."""
-    for allocation in ALLOCATIONS:
+    for allocation in (*ALLOCATIONS, *OTHER_ALLOCATIONS):
         for method, repair in sorted(_arms(allocation), key=lambda arm: (*arm, allocation) != FLAGSHIP):
             seeds = FLAGSHIP_SEEDS if (method, repair, allocation) == FLAGSHIP else (0,)
             for bed in beds:
@@ -109,6 +113,9 @@ def cells(beds: list[Bed]) -> Iterator[tuple[Bed, Cell]]:
 
 
 def _arms(allocation: str) -> Iterator[tuple[str, Repair]]:
+    if allocation in OTHER_ALLOCATIONS:
+        yield FLAGSHIP[:2]
+        return
     for repair in _REPAIRS:
         for name in REGISTRY.names:
             method = REGISTRY.named(name)
@@ -206,15 +213,17 @@ def render(raw: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def excess(raw: dict[str, Any], model: str, arm: tuple[str, str, str], ratio: float) -> list[float]:
+def excess(raw: dict[str, Any], model: str, arm: Arm, ratio: float) -> list[float]:
     """Nats above dense, one per seed measured."""
     own = _own(raw, model, arm, ratio)
     return [row["loss_nats"] - raw["dense"][model]["loss_nats"] for row in own]
 
 
-def arms(raw: dict[str, Any], model: str) -> list[tuple[str, str, str]]:
+def arms(raw: dict[str, Any], model: str) -> list[Arm]:
     found = {_arm(row) for row in raw["rows"] if row["cell"]["model"] == model}
-    return sorted(found, key=lambda arm: (ALLOCATIONS.index(arm[2]), REGISTRY.names.index(arm[0]), arm[1]))
+    return sorted(
+        found, key=lambda arm: ((*ALLOCATIONS, *OTHER_ALLOCATIONS).index(arm[2]), REGISTRY.names.index(arm[0]), arm[1])
+    )
 
 
 def verdict(raw: dict[str, Any], model: str, ratio: float) -> str:
@@ -250,7 +259,7 @@ def _table(raw: dict[str, Any], model: str) -> Iterator[str]:
         yield "| " + " | ".join([f"`{arm[0]}`", *arm[1:], *values, *cost]) + " |"
 
 
-def _own(raw: dict[str, Any], model: str, arm: tuple[str, str, str], ratio: float) -> list[dict[str, Any]]:
+def _own(raw: dict[str, Any], model: str, arm: Arm, ratio: float) -> list[dict[str, Any]]:
     return [
         row
         for row in raw["rows"]
@@ -258,12 +267,12 @@ def _own(raw: dict[str, Any], model: str, arm: tuple[str, str, str], ratio: floa
     ]
 
 
-def _arm(row: dict[str, Any]) -> tuple[str, str, str]:
+def _arm(row: dict[str, Any]) -> Arm:
     cell = row["cell"]
     return cell["method"], cell["repair"], cell["allocation"]
 
 
-def _means(raw: dict[str, Any], model: str, arm: tuple[str, str, str], ratio: float) -> tuple[float, float] | None:
+def _means(raw: dict[str, Any], model: str, arm: Arm, ratio: float) -> tuple[float, float] | None:
     """Loss and KL divergence over the seeds measured."""
     own = _own(raw, model, arm, ratio)
     return (fmean(row["loss_nats"] for row in own), fmean(row["kl_nats"] for row in own)) if own else None
