@@ -70,6 +70,7 @@ class Bed:
     folder: Path
     calibration: Path
     held_out: Path
+    calibration_tokens: int
 
 
 def main() -> None:
@@ -87,15 +88,15 @@ def main() -> None:
 def beds(folder: Path, stories: list[Path] | None) -> list[Bed]:
     """stories260K where it is given, and the embedded demo model on files that never trained it."""
     corpora = [load_corpus(split).texts for split in ("calibration", "held_out")]
-    found = [_bed(folder, "demo", DEMO, *corpora)]
+    found = [_bed(folder, "demo", DEMO, 8192, *corpora)]
     if stories is not None:
-        found.insert(0, _bed(folder, "stories260K", stories[0], *deal_out(stories[1])))
+        found.insert(0, _bed(folder, "stories260K", stories[0], 32768, *deal_out(stories[1])))
     return found
 
 
-def _bed(folder: Path, name: str, model: Path, calibration: Any, held_out: Any) -> Bed:
+def _bed(folder: Path, name: str, model: Path, tokens: int, calibration: Any, held_out: Any) -> Bed:
     paths = write_parts(folder, {f"{name}-calibration": calibration, f"{name}-held-out": held_out})
-    return Bed(name=name, folder=model, calibration=paths[0], held_out=paths[1])
+    return Bed(name=name, folder=model, calibration=paths[0], held_out=paths[1], calibration_tokens=tokens)
 
 
 def cells(beds: list[Bed]) -> Iterator[tuple[Bed, Cell]]:
@@ -164,6 +165,7 @@ def measure_cell(bed: Bed, cell: Cell, out: Path) -> dict[str, Any]:
         ratio=cell.ratio,
         units=widths or method.units[:1],
         calibration=str(bed.calibration),
+        calibration_tokens=bed.calibration_tokens,
         repair=cell.repair,
         allocation=cell.allocation,
         budget=budget,
@@ -198,7 +200,7 @@ def render(raw: dict[str, Any]) -> str:
         "# All methods at equal block parameters",
         "",
         f"Held-out nats above dense (KL to dense in brackets) on {EVALUATED_TOKENS:,} predicted tokens, windows of "
-        "512; calibration 32,768 tokens of other documents; the least of a column is bold. A share of the decoder "
+        "512; calibration on other documents, 32,768 tokens for stories260K and 8,192 for the demo model; the least of a column is bold. A share of the decoder "
         "blocks' parameters goes (depth and hidden slicing: of layers and hidden channels, which is the same share). "
         "Searched are `--allocation dynamic_programme` and `evolutionary`; depth and hidden slicing have no widths to "
         f"search over. One run a cell, mean of {len(FLAGSHIP_SEEDS)} seeds for the flagship ({', '.join(FLAGSHIP)}), "

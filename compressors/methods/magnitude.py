@@ -1,7 +1,7 @@
-"""Magnitude: a unit matters as much as the weights it writes with, or as all weights coupled to it. Needs no data.
+"""Magnitude: a unit matters as much as the norm of all weights coupled to it. Needs no data.
 
-The columns of the consumer alone are `wanda_sp` without activations, so that the two differ by the data and nothing
-else; they also lose less on small ratios than all coupled matrices together do.
+The columns of the consumer alone are `wanda_sp` without activations and what regression pruners compare themselves with
+(OSSCAR, arXiv 2403.12983). For FFN channels both are about as good; for KV groups all coupled matrices are better.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Matrices = Literal["consumer", "coupled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagnitudeConfig:
-    """`order` of the norm: 1 sums absolute weights, 2 is Euclidean. "coupled" counts the producers' rows as well."""
+    """`order` of the norm: 1 sums absolute weights, 2 is Euclidean. "consumer" leaves the producers' rows out."""
 
     order: int = 2
-    matrices: Matrices = "consumer"
+    matrices: Matrices = "coupled"
 
 
 def unit_magnitudes(group: UnitGroup, order: int, matrices: Matrices) -> Tensor:
@@ -44,6 +44,6 @@ METHOD = Method(
     config=MagnitudeConfig(),
     units=("ffn", "kv"),
     needs="nothing",
-    paper="Li et al., Pruning Filters for Efficient ConvNets (arXiv 1608.08710), on the consumer's columns",
+    paper="Li et al., Pruning Filters for Efficient ConvNets (arXiv 1608.08710), over coupled matrices",
     rank_width=rank,
 )

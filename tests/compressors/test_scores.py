@@ -66,8 +66,8 @@ def test_coupled_magnitude_of_a_kv_group_counts_its_query_rows_key_row_and_outpu
     assert magnitude.unit_magnitudes(heads(), 2, "coupled").tolist() == pytest.approx(wanted)
 
 
-def test_magnitude_is_wanda_without_activations() -> None:
-    unit_norm = magnitude.rank(magnitude.MagnitudeConfig(), evidence(channels())).order
+def test_magnitude_of_the_consumer_is_wanda_without_activations() -> None:
+    unit_norm = magnitude.rank(magnitude.MagnitudeConfig(matrices="consumer"), evidence(channels())).order
     assert unit_norm == wanda_sp.METHOD.rank_width(wanda_sp.METHOD.config, evidence(channels(), torch.eye(3))).order
 
 
@@ -141,7 +141,7 @@ def test_every_method_is_found_by_name_and_by_config() -> None:
         assert REGISTRY.of(method.config) is method
         assert [method.rank_width, method.select_depth, method.find_basis].count(None) == 2
         assert method.paper and method.units
-    assert REGISTRY.named("magnitude").resolved_config == {"order": 2, "matrices": "consumer"}
+    assert REGISTRY.named("magnitude").resolved_config == {"order": 2, "matrices": "coupled"}
 
 
 def test_unknown_method_names_the_known_ones() -> None:
