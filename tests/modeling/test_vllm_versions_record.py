@@ -109,10 +109,19 @@ def test_a_failure_changes_the_answer_and_is_listed(script: dict[str, Any], raw:
     worse = copy.deepcopy(raw)
     worse["runs"].append(run("0.100.0", PER_LAYER, "passed", "error"))
     page = script["render"](worse)
-    assert "**No: " in page and "0.100.0.\n" in page
-    assert "from 0.26.0 to 0.100.0" in page  # by number, not by letter
+    assert "**No: " in page and " Not so: 0.100.0." in page
+    assert page.index("| 0.26.0 |") < page.index("| 0.100.0 |")  # by number, not by letter
     assert "| 0.100.0 | 2 | 5 | 1 of 2, 4 s | not run | so |" in page
     assert "* 0.100.0, `c1`: error. why" in page
+
+
+def test_what_was_not_run_is_said(script: dict[str, Any], raw: dict[str, Any]) -> None:
+    raw["runs"] = [run("0.26.1", PER_LAYER, "passed"), run("0.33.0", PER_LAYER, "passed", "passed")]
+    page = script["render"](raw)
+    assert "**No: 2 of 8 pass.** Not tried: 0.27, 0.28, 0.29, 0.30, 0.31, 0.32. In part: 0.26.1.\n" in page
+    assert "All there are: 2 (layers that differ), 0 (one shape, stock class)." in page
+    raw["runs"] = [run(f"0.{minor}.0", PER_LAYER, "passed", "passed") for minor in range(26, 34)]
+    assert "**Yes: 8 of 8 pass.**\n" in script["render"](raw)
 
 
 def test_signatures_are_read_without_importing(script: dict[str, Any], tmp_path: Path) -> None:
