@@ -22,8 +22,7 @@ from artifacts.fleet import Fleet, VariantEntry
 from artifacts.provenance import package_versions
 
 GIB = 1 << 30
-BUCKETS_SINCE = (0, 30)
-CPU_KV_FLAG_SINCE = (0, 32)
+BUCKETS_SINCE = CPU_KV_FLAG_SINCE = (0, 32)
 
 # vLLM's own start at 10 ms (per token) and 300 ms (per request): a pruned model's speed-up would be invisible.
 HISTOGRAM_BUCKETS_S = {
@@ -112,17 +111,16 @@ def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
         argv += ["--enforce-eager"]
     if _takes_kv_bytes(machine):
         argv += ["--kv-cache-memory-bytes", str(job.kv_cache_bytes)]
-    argv += _recent_flags(job, machine)
+    argv += _recent_flags(machine)
+    if job.fingerprint is not None:
+        argv += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
     return (*argv, *job.entry.engine_flags)
 
 
-def _recent_flags(job: EngineJob, machine: Machine) -> list[str]:
+def _recent_flags(machine: Machine) -> list[str]:
     if machine.vllm_version is None or machine.vllm_version < BUCKETS_SINCE:
         return []
-    flags = ["--custom-histogram-buckets", json.dumps(HISTOGRAM_BUCKETS_S, separators=(",", ":"))]
-    if job.fingerprint is not None:
-        flags += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
-    return flags
+    return ["--custom-histogram-buckets", json.dumps(HISTOGRAM_BUCKETS_S, separators=(",", ":"))]
 
 
 def _takes_kv_bytes(machine: Machine) -> bool:
