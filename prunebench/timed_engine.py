@@ -58,7 +58,8 @@ def open_subject(model: str) -> Subject:
     architecture = (stated.get("architectures") or ["model of unnamed architecture"])[0]
     if architecture == ARCHITECTURE:
         raise ConfigError(
-            f"The layers of {model} differ already. Measure the dense model it was made from: its table holds for both."
+            f"The layers of {model} differ already, and a table is for layers that are alike. "
+            "Measure the dense model it was made from."
         )
     require_supported(architecture, stated, model)
     name = folder.resolve().name if Path(model).exists() else model
