@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.latency import DecodeShape, HalfUnit, LatencyTable
 from prunebench.console import show_progress
 from prunebench.timing import LatencyRequest, measure_latency
 
+FOLDER = Path(__file__).resolve().parent
 STEM = FOLDER / "latency_demo_cpu_202611"
 REQUEST = LatencyRequest(
     model=str(FOLDER.parent / "prunebench" / "demo_model"),
