@@ -232,16 +232,20 @@ def test_a_damaged_job_ends_the_process_with_its_sentence(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_engine_does_not_outlive_its_verb(number: signal.Signals, tmp_path: Path) -> None:
-    """The engine's process reads its job from a pipe that stays open; when it is gone, the pipe has no reader."""
+    """The engine's process reads its job from a pipe that stays open; when it is gone, the pipe has no reader.
+
+    The verb's whole process group gets the signal, as from a terminal.
+    """
     job = tmp_path / "job.json"
     os.mkfifo(job)
     script = (
         "from pathlib import Path; from prunebench.timed_engine import run_to_end; "
         f"run_to_end(({str(job)!r}, 'none'), {{}}, Path({str(tmp_path / 'log')!r}))"
     )
-    verb = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", script]
+    verb = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     with job.open("wb") as pipe:
-        verb.send_signal(number)
+        os.killpg(verb.pid, number)
         assert verb.wait(timeout=60) != 0
         poll = select.poll()
         poll.register(pipe, 0)
