@@ -1,4 +1,4 @@
-"""The committed table is one that compress reads, its page is what the script draws, and what is claimed of it holds."""
+"""The committed table is one that compress reads, its page is what the script draws, and its claims hold."""
 
 from __future__ import annotations
 
