@@ -34,7 +34,7 @@ PAGE = """# The demo model's latency table, and how additive the engine is
 
 `prunebench latency` on the embedded demo model: {batch} sequences decode together, {context} tokens in front of each,
 drawn weights, {engine} on {hardware}. Each engine is a process of its own; {repeats} repeats of 64 steps, the median
-step of each; medians of these below. The dense engine's step was {drift:+.1%} at the end of the run against its
+step of each, of which the smallest counts. The dense engine's step was {drift:+.1%} at the end of the run against its
 beginning. Outside half layers a step takes {fixed_ms:.2f} ms (embedding, head, scheduler).
 
 ## Half layers
@@ -57,7 +57,7 @@ The second column of times is before the isotonic regression, which moved an ent
 | --- | --- | ---: | ---: |
 {measured}
 
-Spread is the largest less the smallest repeat, as a share of the median. `python benchmarks/latency_demo.py` writes
+Spread is the largest less the smallest repeat, as a share of the smallest. `python benchmarks/latency_demo.py` writes
 the raw data and this page.
 """
 

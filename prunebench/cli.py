@@ -76,7 +76,7 @@ def latency(
     out: Annotated[Path, typer.Option(help="The table to write, for compress --budget latency --latency-table.")],
     batch: Annotated[int, typer.Option(min=1, help="Sequences that decode together.")] = 8,
     context: Annotated[int, typer.Option(min=1, help="Tokens in front of each decoded one.")] = 512,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each engine; their median counts.")] = 9,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each engine; the least disturbed counts.")] = 9,
     ffn_widths: Annotated[str | None, typer.Option(help="As in 256,512. Default: eighths of the dense width.")] = None,
     kv_groups: Annotated[str | None, typer.Option(help="As in 1,2. Default: all, at most eight.")] = None,
     checks: Annotated[int, typer.Option(min=0, help="Uneven shapes that tell how far the table can be trusted.")] = 2,

@@ -26,6 +26,7 @@ from server.engines import engine_env, offline_arguments, this_machine
 
 Timer = Callable[[DecodeShape], tuple[float, ...]]
 _MUCH_DRIFT = 0.05
+_MUCH_SPREAD = 0.25
 # A prefill is spread over steps of at least this many tokens, and the first sequence decodes meanwhile.
 _PREFILL_TOKENS = 1024
 _WIDEST_ELEMENT_BYTES = 4
@@ -96,7 +97,7 @@ def summary(table: LatencyTable) -> dict[str, Any]:
 
 
 def warnings_about(table: LatencyTable) -> list[str]:
-    """Sentences on what makes the table less than what was measured: noise that was smoothed, drift."""
+    """Sentences on what makes the table less than exact: noise that was smoothed, drift, a busy machine."""
     said = []
     if table.pooled_s > 0:
         said.append(
@@ -107,6 +108,12 @@ def warnings_about(table: LatencyTable) -> list[str]:
         said.append(
             f"The same engine was {abs(table.drift):.0%} {'slower' if table.drift > 0 else 'faster'} at the end. "
             "Measure on a machine that does nothing else."
+        )
+    spread = max(timing.spread for timing in table.measured)
+    if spread > _MUCH_SPREAD:
+        said.append(
+            f"Repeats of one engine differed by up to {spread:.0%}, so something else ran beside it. "
+            "The fastest repeat counts, but more of them, or a quiet machine, are safer."
         )
     return said
 

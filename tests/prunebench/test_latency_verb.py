@@ -54,7 +54,7 @@ class PlantedTimer:
             raise self._error("it ended")
         self.calls.append(shape)
         seconds = 0.5 + sum(shape.kv_groups) / 4 + sum(shape.ffn_channels) / 64
-        return (seconds - 0.125, seconds, seconds + 0.25)
+        return (seconds + 0.125, seconds, seconds + 0.25)
 
 
 @pytest.fixture
@@ -77,8 +77,11 @@ def test_the_table_holds_what_was_planted(asked: LatencyRequest) -> None:
     assert len(timer.calls) == 13 + asked.checks and table.errors == pytest.approx([0, 0])
     told = summary(table)
     assert told["dense_step_s"] == 0.5 + 3 * (1 + 0.75) and told["drift"] == 0 and told["entries"] == 11
-    assert told["largest_spread"] == pytest.approx(0.375 / min(t.seconds for t in table.measured))
+    assert told["largest_spread"] == pytest.approx(0.25 / min(t.seconds for t in table.measured))
     assert warnings_about(table) == []
+    busy = table.measured[3].model_copy(update={"steps_s": (1.0, 1.3)})
+    (said,) = warnings_about(table.model_copy(update={"measured": (*table.measured[:3], busy, *table.measured[4:])}))
+    assert "differed by up to 30%" in said
 
 
 def test_only_the_asked_widths_are_measured(asked: LatencyRequest) -> None:
