@@ -31,6 +31,7 @@ from compressors.arch import require_supported
 from compressors.budget import Dimensions
 from compressors.footprint import footprint_of_tensors
 from compressors.headers import TensorHeader, read_headers
+from compressors.shards import require_finite_weights
 from modeling.registration import register_with_transformers
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -151,15 +152,9 @@ def load_model(folder: Path) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(f"{folder} lacks the tensor {missing[0]}. Fetch or write the checkpoint again.")
-    require_finite(model, folder)
-    return model.eval().requires_grad_(False)
-
-
-def require_finite(model: Any, folder: Path) -> None:
-    """Raises CheckpointError naming the first tensor with NaN or infinite values."""
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise CheckpointError(f"{folder}: {name} has values that are not finite. Use an undamaged checkpoint.")
+        require_finite_weights(parameter, name, folder)
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path) -> Any:
