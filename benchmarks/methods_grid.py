@@ -200,10 +200,11 @@ def render(raw: dict[str, Any]) -> str:
         "# All methods at equal block parameters",
         "",
         f"Held-out nats above dense (KL to dense in brackets) on {EVALUATED_TOKENS:,} predicted tokens, windows of "
-        "512; calibration on other documents, 32,768 tokens for stories260K and 8,192 for the demo model; the least of a column is bold. A share of the decoder "
-        "blocks' parameters goes (depth and hidden slicing: of layers and hidden channels, which is the same share). "
-        "Searched are `--allocation dynamic_programme` and `evolutionary`; depth and hidden slicing have no widths to "
-        f"search over. One run a cell, mean of {len(FLAGSHIP_SEEDS)} seeds for the flagship ({', '.join(FLAGSHIP)}), "
+        "512; calibration on other documents, 32,768 tokens for stories260K and 8,192 for the demo model; the least of "
+        "a column is bold. A share of the decoder blocks' parameters goes (depth and hidden slicing: of layers and "
+        "hidden channels, which is the same share). Searched are `--allocation dynamic_programme` and `evolutionary`; "
+        "depth and hidden slicing have no widths to search over. One run a cell, mean of "
+        f"{len(FLAGSHIP_SEEDS)} seeds for the flagship ({', '.join(FLAGSHIP)}), "
         "whose range is given below each table. Times are processor seconds of one thread without the evaluation, "
         "peaks those of the whole process. Empty cells were not measured.",
         "",
