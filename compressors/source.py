@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def open_source(model: str) -> Source:
     require_supported(architecture, config, str(model))
     if is_variant(folder):
         verify_checksums(folder, load_variant(folder))
-    headers, resolved = read_headers(folder), _resolve_config(folder)
+    headers, resolved = read_headers(folder), resolve_config(folder)
     return Source(
         name=folder.resolve().name if Path(model).exists() else model,
         folder=folder,
@@ -80,15 +80,15 @@ def open_source(model: str) -> Source:
     )
 
 
-def resolve_folder(model: str) -> Path:
-    """The local folder, or the hub's snapshot of it. Raises ConfigError if there is neither."""
+def resolve_folder(model: str, wanted: Sequence[str] = _WANTED) -> Path:
+    """The local folder, or the hub's snapshot of its `wanted` files. Raises ConfigError if there is neither."""
     folder = Path(model)
     if folder.is_dir():
         return folder
     if folder.exists() or not _HUB_ID.match(model):
         raise ConfigError(f"{model} is not a folder. Give a folder with config.json and safetensors, or a hub id.")
     try:
-        return Path(snapshot_download(model, allow_patterns=_WANTED))
+        return Path(snapshot_download(model, allow_patterns=list(wanted)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = type(error).__name__
         raise ConfigError(
@@ -111,7 +111,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _resolve_config(folder: Path) -> dict[str, Any]:
+def resolve_config(folder: Path) -> dict[str, Any]:
+    """`config.json` with Transformers' defaults for what it leaves out. Raises CheckpointError if it is not valid."""
     register_with_transformers()
     try:
         resolved: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()

@@ -67,6 +67,12 @@ def test_locust_is_imported_by_its_process_alone() -> None:
     assert not {f"loadtest.{Path(name).stem}" for name in importers} & modules
 
 
+def test_vllm_is_imported_by_its_own_processes_alone() -> None:
+    """The model, what registers it, and the process that times it."""
+    importers = {p.relative_to(ROOT).as_posix() for p in SOURCES if "vllm" in imports_of(parse(p))}
+    assert importers == {"modeling/vllm.py", "modeling/plugin.py", "modeling/decode_timing.py"}
+
+
 @pytest.mark.parametrize("path", SOURCES + SCRIPTS + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pieces_are_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
