@@ -127,7 +127,18 @@ def _tried(python: Path, test: str, only: str, known: Iterable[dict[str, Any]]) 
     passed = [f"--deselect={test}::{case['name']}" for case in known if case["outcome"] == "passed"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "-p", "no:cacheprovider", test, f"--junitxml={report}", "-k", only, *passed]
+        command: list[str | Path] = [
+            python,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            test,
+            f"--junitxml={report}",
+            "-k",
+            only,
+            *passed,
+        ]
         subprocess.run(command, cwd=ROOT, check=False, stdout=sys.stderr)
         return [{**case, **made_with} for case in cases_of(report.read_text(encoding="utf-8"))]
 
