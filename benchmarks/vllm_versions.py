@@ -199,7 +199,9 @@ def render(raw: dict[str, Any]) -> str:
         headings=" | ".join(TESTS.values()),
         rule=" | ".join("---" for _ in TESTS),
         rows="\n".join(_row(raw, version) for version in versions),
-        counts=", ".join(f"{count} ({name})" for name, count in zip(TESTS.values(), _most_cases(raw), strict=True)),
+        counts=", ".join(
+            f"{count} ({name})" for name, count in zip(TESTS.values(), _most_cases(raw), strict=True) if count
+        ),
         failures="".join(_failures(raw)),
         per_layer=per_layer,
         stock=stock,
