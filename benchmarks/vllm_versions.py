@@ -200,17 +200,24 @@ def render(raw: dict[str, Any]) -> str:
     failing = [v for v in versions if not all(has_passed(run) for run in raw["runs"] if run["vllm"] == v)]
     untried = [minor for minor in CLAIMED if not any(version.startswith(f"{minor}.") for version in versions)]
     passing = len(versions) - len(failing)
-    verdict = f"**{'No' if failing or untried else 'Yes'}: {passing} of {len(versions) + len(untried)} pass.**"
+    partly = _partly(raw)
+    word = "No" if failing or untried else "So far" if partly else "Yes"
+    verdict = f"**{word}: {passing} of {len(versions) + len(untried)} versions pass what was run with them.**"
     differences = changes(raw["signatures"])
     per_layer, stock = TESTS
     return PAGE.format(
         oldest=CLAIMED[0],
         newest=CLAIMED[-1],
-        answer=verdict + _named("Not so", failing) + _named("Not tried", untried) + _named("In part", _partly(raw)),
+        answer=verdict
+        + _named("Not so", failing)
+        + _named("Not tried", untried)
+        + _named("Not all families of layers that differ were run with", partly),
         headings=" | ".join(TESTS.values()),
         rule=" | ".join("---" for _ in TESTS),
         rows="\n".join(_row(raw, version) for version in versions),
-        counts=", ".join(f"{count} ({name})" for name, count in zip(TESTS.values(), _most_cases(raw), strict=True)),
+        counts=", ".join(
+            f"{count} ({name})" for name, count in zip(TESTS.values(), _most_cases(raw), strict=True) if count
+        ),
         failures="".join(_failures(raw)),
         per_layer=per_layer,
         stock=stock,

@@ -65,14 +65,16 @@ def test_the_page_is_generated_from_the_raw_data(script: dict[str, Any], raw: di
 
 
 def test_every_claimed_minor_version_serves_layers_that_differ(script: dict[str, Any], raw: dict[str, Any]) -> None:
-    """The claim is the lower bound in pyproject.toml; the tests are those of today, none of them skipped."""
+    """The claim is the lower bound in pyproject.toml. One family at least ran with each, all with the oldest."""
     oldest = re.search(r'gpu = \["vllm>=0\.(\d+)"\]', (ROOT / "pyproject.toml").read_text())
     assert oldest is not None
     runs = [entry for entry in raw["runs"] if entry["test"] == PER_LAYER and script["has_passed"](entry)]
     assert sorted(int(entry["vllm"].split(".")[1]) for entry in runs) == list(range(int(oldest[1]), 34))
     families = {"llama-tied", "mistral", "qwen2", "qwen3-tied"}
     for entry in runs:
-        assert {re.search(r"\[(.*)\]", case["name"])[1] for case in entry["cases"]} == families  # type: ignore[index]
+        ran = {re.search(r"\[(.*)\]", case["name"])[1] for case in entry["cases"]}  # type: ignore[index]
+        assert {"llama-tied"} <= ran <= families
+        assert ran == families or not entry["vllm"].startswith(f"0.{oldest[1]}.")
         assert not any(case["commit_dirty"] for case in entry["cases"])
 
 
@@ -118,10 +120,13 @@ def test_a_failure_changes_the_answer_and_is_listed(script: dict[str, Any], raw:
 def test_what_was_not_run_is_said(script: dict[str, Any], raw: dict[str, Any]) -> None:
     raw["runs"] = [run("0.26.1", PER_LAYER, "passed"), run("0.33.0", PER_LAYER, "passed", "passed")]
     page = script["render"](raw)
-    assert "**No: 2 of 8 pass.** Not tried: 0.27, 0.28, 0.29, 0.30, 0.31, 0.32. In part: 0.26.1.\n" in page
-    assert "All there are: 2 (layers that differ), 0 (one shape, stock class)." in page
+    assert "**No: 2 of 8 versions pass what was run with them.** Not tried: 0.27, 0.28, 0.29, 0.30, 0.31, 0.32." in page
+    assert " Not all families of layers that differ were run with: 0.26.1.\n" in page
+    assert "All there are: 2 (layers that differ).\n" in page
     raw["runs"] = [run(f"0.{minor}.0", PER_LAYER, "passed", "passed") for minor in range(26, 34)]
-    assert "**Yes: 8 of 8 pass.**\n" in script["render"](raw)
+    assert "**Yes: 8 of 8 versions pass what was run with them.**\n" in script["render"](raw)
+    del raw["runs"][3]["cases"][1:]
+    assert "**So far: 8 of 8 " in script["render"](raw)
 
 
 def test_signatures_are_read_without_importing(script: dict[str, Any], tmp_path: Path) -> None:
