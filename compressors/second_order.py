@@ -12,7 +12,7 @@ removed columns of W_0 only add a constant, what is left after any sequence of r
 Rescoring everything after every removal would be bound by memory: W and H^-1 are read once per unit. Here each round
 scores everything, takes a pool of the cheapest units and is exact and greedy inside the pool, where W matters only
 through W_P^T W_P; then the round's removals are applied at once, to W directly and to H^-1 as a pending low-rank
-downdate that is written out every `_FLUSH_COLUMNS` columns, together with dropping what is gone. With a pool of all
+downdate that is written out every `FLUSH_COLUMNS` columns, together with dropping what is gone. With a pool of all
 units the order is the plain greedy one.
 """
 
@@ -27,8 +27,8 @@ from compressors.compensation import factorise
 from compressors.plan import Ranking
 from compressors.statistics import require_finite
 
-_FLUSH_COLUMNS = 1024
-_PANEL_COLUMNS = 1024
+FLUSH_COLUMNS = 1024
+PANEL_COLUMNS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
 _BATCH_COLUMNS = 128
@@ -50,8 +50,7 @@ def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: floa
     """
     require_finite(gram) if cross is None else require_finite(gram, cross)
     factor, ridge = factorise(gram, damping)
-    inverse = torch.cholesky_inverse(factor)
-    del factor
+    inverse = torch.cholesky_inverse(factor, out=factor)
     weights = base.T.to(gram).clone() if cross is None else inverse @ (cross + ridge * base.to(gram)).T
     weights[gram.diagonal() <= 0] = 0
     return Quadratic(weights.contiguous(), inverse)
@@ -116,7 +115,7 @@ class Elimination:
         self._apply(chosen)
         self.order += self._units[chosen].tolist()
         self.costs[self._units[chosen].cpu()] = pick_costs.double().cpu()
-        if self._filled >= _FLUSH_COLUMNS:
+        if self._filled >= FLUSH_COLUMNS:
             self._flush()
         return len(picks)
 
@@ -148,7 +147,7 @@ class Elimination:
         self._forget_pending()
 
     def _forget_pending(self) -> None:
-        most = min(_FLUSH_COLUMNS + self._batch * self._width, len(self._inverse) + self._batch * self._width)
+        most = min(FLUSH_COLUMNS + self._batch * self._width, len(self._inverse) + self._batch * self._width)
         self._pending = self._inverse.new_empty(most, len(self._inverse))
         self._filled = 0
 
@@ -208,12 +207,13 @@ def downdated(matrix: Tensor, factor: Tensor, kept: Tensor) -> Tensor:
     Computes one triangle by panels and mirrors it.
     """
     result = matrix.new_empty(len(kept), len(kept))
-    for start in range(0, len(kept), _PANEL_COLUMNS):
-        stop = start + _PANEL_COLUMNS
+    for start in range(0, len(kept), PANEL_COLUMNS):
+        stop = start + PANEL_COLUMNS
         panel = matrix.index_select(0, kept[start:stop]).index_select(1, kept[start:])
         panel.addmm_(factor[:, start:stop].T, factor[:, start:], alpha=-1)
         result[start:stop, start:] = panel
         result[start:, start:stop] = panel.T
+        del panel
     return result
 
 
@@ -227,7 +227,10 @@ def _self_products(blocks: Tensor) -> Tensor:
 def _round_sizes(units: int, width: int, batch: int | None) -> tuple[int, int]:
     """Units removed per round, and units in its pool."""
     if batch is None:
-        if units * width <= _EXACT_COLUMNS:
-            return units, units
-        batch = max(1, _BATCH_COLUMNS // width)
-    return batch, batch * _POOL_PER_BATCH
+        batch = round_columns(units * width, width) // width
+    return batch, min(batch * _POOL_PER_BATCH, units)
+
+
+def round_columns(columns: int, width: int) -> int:
+    """Columns removed per round where nobody says otherwise: all of few, else about 128."""
+    return columns if columns <= _EXACT_COLUMNS else max(width, _BATCH_COLUMNS // width * width)

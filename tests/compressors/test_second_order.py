@@ -93,7 +93,7 @@ def test_the_updated_weights_are_the_joint_least_squares(
     width: int, batch: int | None, flush_columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the rounds, the pools and the pending downdates, nothing but the removed set may matter."""
-    monkeypatch.setattr("compressors.second_order._FLUSH_COLUMNS", flush_columns)
+    monkeypatch.setattr("compressors.second_order.FLUSH_COLUMNS", flush_columns)
     problem = Problem()
     elimination = problem.elimination(width, batch)
     elimination.remove(24 // width)
@@ -238,7 +238,7 @@ def test_single_precision_finds_nearly_the_same_set() -> None:
 
 
 def test_one_triangle_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressors.second_order._PANEL_COLUMNS", 7)
+    monkeypatch.setattr("compressors.second_order.PANEL_COLUMNS", 7)
     matrix, kept = gaussian(30, 30, seed=1), torch.arange(1, 30, 2)
     matrix, factor = matrix + matrix.T, gaussian(4, 15)
     expected = matrix[kept][:, kept] - factor.T @ factor
