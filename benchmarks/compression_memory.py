@@ -1,8 +1,9 @@
 """Peak memory of a compression that never holds more than one block, on a 1B-shaped random checkpoint.
 
 `python benchmarks/compression_memory.py` writes compression_memory_cpu_202611.json and the page made from it after
-every arm, and goes on behind the arms that are there. Each arm runs in a process of its own; the peak is the kernel's high-water mark of resident memory above what the interpreter
-held with all libraries imported. Verification reloads the checkpoint in yet another process and is not part of it.
+every arm, and goes on behind the arms that are there. Each arm runs in a process of its own; the peak is the kernel's
+high-water mark of resident memory above what the interpreter held with all libraries imported. Verification reloads the
+checkpoint in yet another process and is not part of it.
 """
 
 from __future__ import annotations
