@@ -21,8 +21,9 @@ _FLOAT32, _FLOAT64 = 4, 8
 # Values of a consumer's width alive at once in a forward pass: activated gate, up and their product; in the attention
 # queries, what rotates them, and keys and values repeated for every query head.
 _LIVE_FFN, _LIVE_ATTENTION = 3, 5
-# Residual stream in front of a half layer, normed, squared, written, wanted, summed.
-_LIVE_HIDDEN = 6
+# Of the residual stream's width beside those: normed and in front. Alone, in a norm or behind a half layer, as many as
+# statistics see: in front, wanted, subtracted, normed, written, summed.
+_LIVE_BESIDE, _LIVE_HIDDEN = 2, 6
 # The same with everything that a backward pass keeps and returns.
 _LIVE_BACKWARD = 8
 # Kept rows of weights while a ridge is solved: products, ridge times base, right side twice, solution, base.
@@ -84,7 +85,7 @@ class Workload:
     def forward_bytes(self) -> int:
         """Intermediate values of one piece in one half layer."""
         widest = max(_LIVE_FFN * self.ffn_width, _LIVE_ATTENTION * self.attention_width)
-        return self.piece * (widest + _LIVE_HIDDEN * self.hidden) * _FLOAT32
+        return self.piece * max(widest + _LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * _FLOAT32
 
 
 def stage_buffers(workload: Workload) -> dict[str, Purposes]:
@@ -132,8 +133,9 @@ def _observation(workload: Workload, consumer: Consumer) -> int:
     """`statistics`: a piece's inputs beside their float64 copy or beside a product on its way to a float64 sum."""
     inputs = workload.piece * consumer.columns * _FLOAT32
     product = consumer.columns * max(consumer.columns, workload.hidden) * _FLOAT32
-    is_wide = consumer.columns > WIDE or not workload.products
-    return inputs + max(2 * inputs, 0 if is_wide else product) + workload.piece * _LIVE_HIDDEN * workload.hidden * 4
+    sums_directly = consumer.columns > WIDE or not workload.products
+    hidden = workload.piece * workload.hidden * _FLOAT32
+    return inputs + max(2 * inputs, 0 if sums_directly else product) + _LIVE_BESIDE * hidden
 
 
 def _refit(workload: Workload, consumer: Consumer) -> int:

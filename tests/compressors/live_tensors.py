@@ -7,8 +7,6 @@ what operations return, not what one operation takes and gives back before it re
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,9 +40,3 @@ class LiveTensors(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.live_bytes -= self._known.pop(key)
-
-
-@contextmanager
-def live_tensors() -> Iterator[LiveTensors]:
-    with LiveTensors() as live:
-        yield live
