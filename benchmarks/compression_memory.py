@@ -76,6 +76,7 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
     """In a process of its own: prints one JSON object."""
     import torch
 
+    from artifacts.provenance import collect_provenance
     from compressors import pipeline
     from compressors.card import ResourceCard
     from compressors.peak_memory import peak_bytes, restart_peak
@@ -99,6 +100,7 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
     manifest = pipeline.compress(request, verify=lambda folder: None, announce=cards.append)
     card = cards[0]
     row = {
+        "commit": collect_provenance().commit,
         "method": method,
         "compensate": compensate == "True",
         "units": units,

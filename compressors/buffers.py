@@ -184,7 +184,7 @@ def _influence(workload: Workload) -> Purposes:
 
 
 def _candidates(workload: Workload) -> Purposes:
-    """`divergence`: embedded and dense states, those of all candidates before and behind a half layer, logits."""
+    """`divergence`: embedded and dense states; those of all candidates before and behind a half layer; logits."""
     each = workload.states_bytes
     together = min(workload.candidates * each, max(each, STATES_BYTES))
     passes = {
@@ -195,6 +195,7 @@ def _candidates(workload: Workload) -> Purposes:
     ends = {
         "hidden states of the calibration text": 2 * each,
         "hidden states of candidates": together,
+        **_export(workload),
         "logits": _LIVE_LOGITS
         * min(workload.tokens, logit_tokens(workload.vocabulary))
         * workload.vocabulary
@@ -230,10 +231,10 @@ def _levels(workload: Workload) -> Purposes:
 
 
 def _export(workload: Workload) -> Purposes:
-    """`blocks`: the head as it passes while the probe's logits are made, stored, in float32 and the piece before."""
+    """`blocks`: the head as it passes, as stored and in float32, and the probe's logits in slices and joined."""
     rows = min(PIECE_ROWS, workload.vocabulary)
     logits = 2 * _PROBE_TOKENS * workload.vocabulary
-    return {"rows of the head": (rows * workload.hidden * 5 // 2 + logits) * _FLOAT32}
+    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * _FLOAT32}
 
 
 def _embedded_rows(workload: Workload) -> int:

@@ -52,7 +52,7 @@ def test_bytes_by_hand(folder: Path) -> None:
     forward, refit = 4 * 256 * (5 * 256 + 2 * 64), 8 * (2 * 128**2 + 6 * 128 * 64)
     assert card.stages == {
         "prune": {STATES: 2 * 256 * 64 * 4, SUMS: 8 * (256 * 256 + 64 * 256), WORK: max(forward, refit)},
-        "export": {"rows of the head": 4 * (VOCABULARY * 64 * 5 // 2 + 2 * 24 * VOCABULARY)},
+        "export": {"rows of the head": 4 * (VOCABULARY * 64 * 3 // 2 + 2 * 24 * VOCABULARY)},
     }
     assert card.buffers_bytes == sum(card.stages["prune"].values()) > sum(card.stages["export"].values())
 
