@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from artifacts.errors import ConfigError
 from artifacts.files import require_free_name, sha256_of_file
 from artifacts.provenance import package_versions
 from artifacts.variant import AllocationRef, Footprint, Unit
@@ -18,6 +19,7 @@ from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
 from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
+from compressors.headers import read_headers
 from compressors.level_store import level_bytes
 from compressors.plan import Allocation
 from compressors.registry import Method
@@ -35,6 +37,7 @@ from compressors.source import Source, load_tokenizer, open_source
 
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4
+_CONSUMER_BIASES: dict[Unit, str] = {"kv": "self_attn.o_proj.bias", "ffn": "mlp.down_proj.bias"}
 # More candidates than are ever judged together.
 _MANY = 1 << 20
 
@@ -82,6 +85,7 @@ def resolve_task(request: CompressionRequest) -> Task:
     require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
+    _require_biases(repair, units, source)
     base, asked = source.dimensions, request.multiple_of
     multiple = default_multiple(base.ffn_width) if asked is None else asked
     budget, target = None, None
@@ -101,6 +105,19 @@ def resolve_task(request: CompressionRequest) -> Task:
         target=target,
         multiple_of=multiple,
     )
+
+
+def _require_biases(repair: Repair, units: tuple[Unit, ...], source: Source) -> None:
+    """A stock checkpoint has no place for a constant where the model has none."""
+    if repair != "bias":
+        return
+    headers = read_headers(source.folder)
+    bare = [unit for unit in units if not any(name.endswith(_CONSUMER_BIASES[unit]) for name in headers)]
+    if bare:
+        raise ConfigError(
+            f"Repair bias adds to the biases behind {' and '.join(bare)}, but {source.name} has none. "
+            "Use --repair ridge or none."
+        )
 
 
 def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
