@@ -26,7 +26,8 @@ from compressors.registry import WidthEvidence
 from compressors.request import CompressionRequest
 from compressors.statistics import ConsumerStatistics
 
-BLOCKS = 3
+# The promise, and what these shapes need: a block that is being cut.
+BLOCKS, TIGHT = 3, 1.25
 SLACK = 1.5
 MODELS: dict[str, dict[str, Any]] = {
     "ffn": {"hidden_size": 128, "intermediate_size": 1536, "num_key_value_heads": 4},
@@ -71,7 +72,6 @@ def counted(folder: Path, out: Path, **asked: Any) -> tuple[int, ResourceCard]:
         ("ffn", "wanda_sp", WIDTHS, "none"),
         ("ffn", "wanda_sp", WIDTHS, "ridge"),
         ("ffn", "obs", WIDTHS, "ridge"),
-        ("ffn", "modegpt_mlp", FFN, "ridge"),
         ("ffn", "taylor", WIDTHS, "none"),
         ("ffn", "hidden_slice", HIDDEN, "ridge"),
         ("ffn", "block_influence", LAYERS, "none"),
@@ -88,10 +88,11 @@ def test_the_peak_is_three_blocks_and_what_the_card_states(
     model: str, method: str, units: Any, repair: Any, folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     ratio = 0.8 if method == "obs" else 0.5  # so much that a downdate is written out
-    asked = {"method": method, "units": units, "repair": repair, "ratio": ratio}
+    tokens = 2048 if repair == "none" else 512  # little text lets sums and solving outweigh a piece of it
+    asked = {"method": method, "units": units, "repair": repair, "ratio": ratio, "calibration_tokens": tokens}
     peak, card = counted(folder_of(model), tmp_path / "out", **asked)
     assert card.buffers_bytes > 1.5 * BLOCKS * card.block_bytes, "else blocks could hide what a formula forgets"
-    assert peak <= BLOCKS * card.block_bytes + card.buffers_bytes
+    assert peak <= TIGHT * card.block_bytes + card.buffers_bytes
     assert card.buffers_bytes <= SLACK * (peak - card.block_bytes)
 
 
@@ -99,20 +100,21 @@ def test_the_peak_is_three_blocks_and_what_the_card_states(
     ("model", "asked"),
     [
         ("deep", {"method": "evolutionary_depth", "units": LAYERS, "repair": "none"}),
+        ("ffn", {"method": "modegpt_mlp", "units": FFN}),
         ("ffn", {"method": "wanda_sp", "allocation": "influence_softmax"}),
         ("ffn", {"method": "wanda_sp", "allocation": "global_threshold"}),
         ("ffn", {"method": "wanda_sp", "allocation": "dynamic_programme"}),
         ("ffn", {"method": "wanda_sp", "allocation": "evolutionary"}),
     ],
 )
-def test_a_search_stays_within_what_the_card_states(
+def test_what_is_only_bounded_stays_within_what_the_card_states(
     model: str,
     asked: dict[str, Any],
     folder_of: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """How many of its candidates differ is not known before."""
+    """How many of its candidates differ is not known before; and one elimination stands for all second-order choices."""
     quick = replace(EVOLUTIONARY.config, rounds=1, generations=1, offspring=4, reach=1, measured_tokens=256)
     monkeypatch.setattr(
         "compressors.request.allocator_named",
