@@ -114,7 +114,7 @@ def test_what_is_only_bounded_stays_within_what_the_card_states(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """How many of its candidates differ is not known before; and one elimination stands for all second-order choices."""
+    """How many candidates differ is not known before, and one elimination stands for all second-order choices."""
     quick = replace(EVOLUTIONARY.config, rounds=1, generations=1, offspring=4, reach=1, measured_tokens=256)
     monkeypatch.setattr(
         "compressors.request.allocator_named",
