@@ -8,9 +8,6 @@ The text's stories are dealt out by position: even ones calibrate, every fourth 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from artifacts.variant import Unit
+from benchmarks.pages import draw_page, made_with, stories_parser, write_raw
+from benchmarks.stories import deal_out, write_parts
 from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.request import CompressionRequest
@@ -39,7 +38,6 @@ ARMS: tuple[tuple[str, Unit], ...] = (
     ("magnitude", "kv"),
     ("wanda_sp", "kv"),
 )
-SEPARATOR = "\n<|endoftext|>\n"
 
 PAGE = """# Ridge compensation on stories260K
 
@@ -84,29 +82,24 @@ still wins (2.161), which is why the ridge grows with columns per token.
 **Read with care.** One model of 0.26 M parameters, whose FFN has little redundancy; three seeds give a range, not an
 interval. Nothing here says how large the gain is on another model.
 
-**Made with** {cpu}, {cores} cores, {system}, Python {python}, {versions}, commit {commit}. Raw data:
-`{raw}`; this page is generated from it by `benchmarks/compensation_stories260k.py --render-only`.
+**Made with** {made_with}. Raw data:
+`benchmarks/{raw}`; this page is generated from it by `benchmarks/compensation_stories260k.py --render-only`.
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="folder of stories260K")
-    parser.add_argument("--text", type=Path, help="stories separated by <|endoftext|> lines")
-    parser.add_argument("--render-only", action="store_true", help="draw the page from the raw data again")
-    options = parser.parse_args()
+    options = stories_parser(__doc__).parse_args()
     if not options.render_only:
         torch.set_num_threads(1)
-        raw = measure(options.model, options.text)
-        STEM.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    raw = json.loads(STEM.with_suffix(".json").read_text(encoding="utf-8"))
-    STEM.with_suffix(".md").write_text(render(raw), encoding="utf-8")
+        write_raw(STEM, measure(options.model, options.text))
+    draw_page(STEM, render)
 
 
 def measure(model: Path, text: Path) -> dict[str, Any]:
     """All cells. Variants are verified in this process, which is as strict as a fresh one and quicker."""
     with tempfile.TemporaryDirectory() as scratch:
-        calibration, evaluation = deal_out(text, Path(scratch))
+        even, fourth = deal_out(text)
+        calibration, evaluation = write_parts(Path(scratch), {"calibration": even, "evaluation": fourth})
         dense = evaluate(EvaluationRequest(model=model, text=evaluation, length_tokens=LENGTH_TOKENS))
         cells = [
             measure_cell(model, calibration, evaluation, Path(scratch), method, unit, compensate, seed)
@@ -125,14 +118,6 @@ def measure(model: Path, text: Path) -> dict[str, Any]:
     }
 
 
-def deal_out(text: Path, folder: Path) -> tuple[Path, Path]:
-    documents = text.read_text(encoding="utf-8").split(SEPARATOR)
-    calibration, evaluation = folder / "calibration.txt", folder / "evaluation.txt"
-    calibration.write_text(SEPARATOR.join(documents[0::2]), encoding="utf-8")
-    evaluation.write_text(SEPARATOR.join(documents[3::4]), encoding="utf-8")
-    return calibration, evaluation
-
-
 def measure_cell(
     model: Path, calibration: Path, evaluation: Path, folder: Path, method: str, unit: Unit, compensate: bool, seed: int
 ) -> dict[str, Any]:
@@ -145,7 +130,7 @@ def measure_cell(
         units=(unit,),
         calibration=str(calibration),
         seed=seed,
-        compensate=compensate,
+        repair="ridge" if compensate else "none",
     )
     manifest = compress(request, verify=verify_variant)
     quality = evaluate(EvaluationRequest(model=folder / name, text=evaluation, length_tokens=LENGTH_TOKENS))
@@ -166,7 +151,6 @@ def measure_cell(
 def render(raw: dict[str, Any]) -> str:
     """The page; a pure function of the raw data."""
     dense = raw["dense"]
-    made_with = raw["provenance"]
     repaired = [cell for cell in raw["cells"] if cell["compensate"]]
     plain = [cell for cell in raw["cells"] if not cell["compensate"]]
     calibration = repaired[0]["calibration"]
@@ -188,13 +172,8 @@ def render(raw: dict[str, Any]) -> str:
         wanda_loss=mean(losses(raw, "wanda_sp", "ffn", False)) - dense["loss_nats"],
         magnitude_loss=mean(losses(raw, "magnitude", "ffn", True)) - dense["loss_nats"],
         wanda_repaired_loss=mean(losses(raw, "wanda_sp", "ffn", True)) - dense["loss_nats"],
-        cpu=made_with["cpu"],
-        cores=made_with["cpu_cores"],
-        system=made_with["system"],
-        python=made_with["python"],
-        versions=", ".join(f"{name} {made_with['versions'][name]}" for name in ("torch", "transformers")),
-        commit=(made_with["commit"] or "unknown")[:12] + (" with changes" if made_with["commit_dirty"] else ""),
-        raw=os.fspath(Path("benchmarks") / STEM.with_suffix(".json").name),
+        made_with=made_with(raw["provenance"]),
+        raw=STEM.with_suffix(".json").name,
     )
 
 

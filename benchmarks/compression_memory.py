@@ -86,12 +86,13 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
     restart_peak()
     idle_bytes = peak_bytes()
     cards: list[ResourceCard] = []
+    kinds: Any = tuple(units.split(","))
     request = CompressionRequest(
         model=model,
         out=Path(out),
         method=method,
         ratio=float(ratio),
-        units=tuple(units.split(",")),
+        units=kinds,
         calibration=f"{model}/text.txt",
         calibration_tokens=TOKENS,
         window_tokens=WINDOW_TOKENS,

@@ -9,8 +9,6 @@ cells are kept, so that an interrupted run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 import tempfile
@@ -27,6 +25,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
+from benchmarks.pages import draw_page, made_with, read_raw, stories_parser, write_raw
+from benchmarks.stories import deal_out, write_parts
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.calibration import draw_calibration
@@ -43,7 +43,6 @@ from modeling.python_corpus import load_corpus
 
 STEM = Path(__file__).with_name("depth_stories260k_cpu_202611")
 DEMO = Path(__file__).resolve().parent.parent / "prunebench" / "demo_model"
-SEPARATOR = "\n<|endoftext|>\n"
 DEPTH_METHODS = ("block_influence", "greedy_kl", "evolutionary_depth")
 SHARES = (0.125, 0.25, 0.375, 0.5)
 WINDOW_TOKENS, LENGTH_TOKENS, BATCH = 256, 512, 16
@@ -77,7 +76,7 @@ its blocks lose about the same share and the embedding as well.
 **Protocol.** float32. Calibration: windows of {window} tokens ({tokens}). Evaluation: windows of {length} tokens, mean
 over every token after the first. {cells} cells, median {seconds:.1f} s each with one thread on a busy shared machine.
 
-**Made with** {cpu}, {cores} cores, {system}, Python {python}, {versions}, commit {commit}. Raw data:
+**Made with** {made_with}. Raw data:
 `benchmarks/{raw}`; this page is generated from it by `benchmarks/depth_stories260k.py --render-only`.
 """
 
@@ -95,23 +94,19 @@ class Bed:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="folder of stories260K")
-    parser.add_argument("--text", type=Path, help="stories separated by <|endoftext|> lines")
+    parser = stories_parser(__doc__)
     parser.add_argument("--bed", default="", help="measure only the models whose name contains this")
     parser.add_argument("--arms", default="", help="measure only cells whose name has this pattern")
-    parser.add_argument("--render-only", action="store_true", help="draw the page from the raw data again")
     options = parser.parse_args()
     if not options.render_only:
         torch.set_num_threads(1)
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             measure(beds(options.model, options.text, Path(scratch)), Path(scratch), options.bed, options.arms)
-    raw = json.loads(STEM.with_suffix(".json").read_text(encoding="utf-8"))
-    STEM.with_suffix(".md").write_text(render(raw), encoding="utf-8")
+    draw_page(STEM, render)
 
 
 def beds(model: Path, text: Path, scratch: Path) -> list[Bed]:
-    stories = text.read_text(encoding="utf-8").split(SEPARATOR)
+    even, fourth = deal_out(text)
     splits = {name: load_corpus(split).texts for name, split in (("cal", "calibration"), ("eval", "held_out"))}  # type: ignore[arg-type]
     few: dict[DepthUnit, tuple[int, ...]] = {
         "layers": (1, 2, 3),
@@ -120,7 +115,7 @@ def beds(model: Path, text: Path, scratch: Path) -> list[Bed]:
     }
     more: dict[DepthUnit, tuple[int, ...]] = {"layers": (1, 2, 4), "attention_sublayers": (2, 4), "ffn_sublayers": (2,)}
     return [
-        _bed("stories260K", model, stories[0::2], stories[3::4], 32768, 100_000, few, scratch),
+        _bed("stories260K", model, even, fourth, 32768, 100_000, few, scratch),
         _bed("demo_model", DEMO, list(splits["cal"]), list(splits["eval"]), 8192, 20_000, more, scratch),
     ]
 
@@ -135,9 +130,7 @@ def _bed(
     removed: dict[DepthUnit, tuple[int, ...]],
     scratch: Path,
 ) -> Bed:
-    paths = scratch / f"{name}-calibration.txt", scratch / f"{name}-evaluation.txt"
-    for path, documents in zip(paths, (calibration, evaluation), strict=True):
-        path.write_text(SEPARATOR.join(documents), encoding="utf-8")
+    paths = write_parts(scratch, {f"{name}-calibration": calibration, f"{name}-evaluation": evaluation})
     tokenizer = load_tokenizer(folder)
     vocabulary = int(open_source(str(folder)).config["vocab_size"])
     drawn = draw_calibration(
@@ -155,10 +148,9 @@ def _bed(
 
 def measure(beds: list[Bed], scratch: Path, only: str, pattern: str) -> None:
     """Adds the cells that are missing, saving after each."""
-    path = STEM.with_suffix(".json")
     raw: dict[str, Any] = {"cells": [], "provenance": collect_provenance().model_dump(mode="json"), "beds": {}}
-    if path.exists():
-        raw = json.loads(path.read_text(encoding="utf-8"))
+    if STEM.with_suffix(".json").exists():
+        raw = read_raw(STEM)
     for bed in beds:
         if only not in bed.name:
             continue
@@ -183,7 +175,7 @@ def measure(beds: list[Bed], scratch: Path, only: str, pattern: str) -> None:
             halves = [[budget.kv_groups, budget.ffn_channels] for budget in allocation]
             raw["cells"].append({**cell, "seconds_s": seconds, "halves": halves})
             sys.stderr.write(f"{bed.name} {arm}: {nats:.4f} nats, KL {divergence:.4f}, {seconds:.1f} s\n")
-            path.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+            write_raw(STEM, raw)
 
 
 def arms(bed: Bed, dense: CheckpointModel, scratch: Path) -> Iterator[tuple[str, Any]]:
@@ -315,7 +307,6 @@ def log_probs(model: CheckpointModel, allocation: Allocation, ids: Tensor) -> Te
 
 def render(raw: dict[str, Any]) -> str:
     """The page; a pure function of the raw data."""
-    made_with = raw["provenance"]
     seconds = sorted(cell["seconds_s"] for cell in raw["cells"])
     references = (
         f"{name}: {' / '.join(f'{nats - REFERENCE_DENSE:.3f}' for nats in values)}"
@@ -331,12 +322,7 @@ def render(raw: dict[str, Any]) -> str:
         tokens=", ".join(f"{name}: {bed['calibration_tokens']:,} tokens" for name, bed in raw["beds"].items()),
         cells=len(raw["cells"]),
         seconds=seconds[len(seconds) // 2],
-        cpu=made_with["cpu"],
-        cores=made_with["cpu_cores"],
-        system=made_with["system"],
-        python=made_with["python"],
-        versions=", ".join(f"{name} {made_with['versions'][name]}" for name in ("torch", "transformers")),
-        commit=(made_with["commit"] or "unknown")[:12] + (" with changes" if made_with["commit_dirty"] else ""),
+        made_with=made_with(raw["provenance"]),
         raw=STEM.with_suffix(".json").name,
     )
 

@@ -8,10 +8,7 @@ ranking (factorisation and inverse included), cutting, refitting. Repeats are ap
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -25,9 +22,11 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
+from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
 from compressors.arch import Producer, UnitGroup
 from compressors.compensation import refit_consumer
 from compressors.methods import obs
+from compressors.peak_memory import peak_bytes
 from compressors.registry import WidthEvidence
 from compressors.statistics import ConsumerStatistics
 from compressors.surgery import keep_units, unit_slots
@@ -60,25 +59,23 @@ factorisation.
 
 **Read with care.** One machine. A random Gram matrix says nothing about quality.
 
-**Made with** {cpu}, {cpu_cores} cores, {system}, Python {python}, torch {torch}, commit {commit}. Raw data:
+**Made with** {made_with}. Raw data:
 `benchmarks/{raw}`; this page is generated from it by `benchmarks/obs_cholesky.py --render-only`.
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__doc__)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--width", type=int, default=11008)
     parser.add_argument("--hidden", type=int, default=4096)
-    parser.add_argument("--out", type=Path, default=STEM.with_suffix(".json"))
-    parser.add_argument("--render-only", action="store_true", help="draw the page from the raw data again")
+    parser.add_argument("--out", type=Path, default=STEM, help="raw data and page, without an ending")
     options = parser.parse_args()
     if not options.render_only:
         torch.set_num_threads(CORES)
         add_repeats(options.out, measure(options.dtype, options.repeats, options.width, options.hidden))
-    raw = json.loads(options.out.read_text(encoding="utf-8"))
-    options.out.with_suffix(".md").write_text(render(raw), encoding="utf-8")
+    draw_page(options.out, render)
 
 
 def measure(dtype_name: str, repeats: int, width: int, hidden: int) -> dict[str, Any]:
@@ -139,17 +136,13 @@ def linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def add_repeats(path: Path, measured: dict[str, Any]) -> None:
+def add_repeats(stem: Path, measured: dict[str, Any]) -> None:
     """Appends to what was measured on the same sizes before, else starts anew."""
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    if stem.with_suffix(".json").exists():
+        before = read_raw(stem)
         if all(before[key] == measured[key] for key in ("width", "hidden", "threads", "config")):
             measured["cells"] = before["cells"] + measured["cells"]
-    path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    write_raw(stem, measured)
 
 
 def ratios(raw: dict[str, Any], dtype: str) -> list[float]:
@@ -160,7 +153,6 @@ def ratios(raw: dict[str, Any], dtype: str) -> list[float]:
 
 def render(raw: dict[str, Any]) -> str:
     """The page; a pure function of the raw data."""
-    made_with = raw["provenance"]
     return PAGE.format(
         width=raw["width"],
         hidden=raw["hidden"],
@@ -170,12 +162,7 @@ def render(raw: dict[str, Any]) -> str:
         sample=SAMPLE_TOKENS,
         config=f"`{raw['config']}`",
         cores=raw["threads"],
-        cpu=made_with["cpu"],
-        cpu_cores=made_with["cpu_cores"],
-        system=made_with["system"],
-        python=made_with["python"],
-        torch=made_with["versions"]["torch"],
-        commit=(made_with["commit"] or "unknown")[:12] + (" with changes" if made_with["commit_dirty"] else ""),
+        made_with=made_with(raw["provenance"], ("torch",)),
         raw=STEM.with_suffix(".json").name,
     )
 

@@ -9,9 +9,6 @@ chosen on those, so no table cell saw the stories it is measured on.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -24,10 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance, package_versions
 from artifacts.recovery import CURVE_NAME, LossCurve
-from compressors.pipeline import CompressionRequest, compress
+from benchmarks.pages import draw_page, made_with, stories_parser, write_raw
+from benchmarks.stories import deal_out, write_parts
+from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.recovery.methods import METHODS
 from compressors.recovery.recover import RecoveryRequest, recover
+from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
 
 STEM = Path(__file__).with_name("recovery_stories260k_cpu_202611")
@@ -36,7 +36,6 @@ TOKENS = 98_304
 BATCH_TOKENS = 2048
 LENGTH_TOKENS = 512
 SEEDS = (0, 1)
-SEPARATOR = "\n<|endoftext|>\n"
 
 PAGE = """# Recovery training on stories260K
 
@@ -63,30 +62,25 @@ method; for `lora` and `distillation` the best was the highest that was tried.
 tokens: the methods differ in how fast they learn at first as much as in where they would end. Seconds are wall time on
 a shared machine, one thread.
 
-**Made with** {cpu}, {cores} cores, {system}, Python {python}, {versions}, commit {commit}. Raw data with the loss
-curves: `{raw}`; this page is generated from it by `benchmarks/recovery_stories260k.py --render-only`.
+**Made with** {made_with}. Raw data with the loss
+curves: `benchmarks/{raw}`; this page is generated from it by `benchmarks/recovery_stories260k.py --render-only`.
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="folder of stories260K")
-    parser.add_argument("--text", type=Path, help="stories separated by <|endoftext|> lines")
-    parser.add_argument("--render-only", action="store_true", help="draw the page from the raw data again")
-    options = parser.parse_args()
+    options = stories_parser(__doc__).parse_args()
     if not options.render_only:
         torch.set_num_threads(1)
-        raw = measure(options.model, options.text)
-        STEM.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    raw = json.loads(STEM.with_suffix(".json").read_text(encoding="utf-8"))
-    STEM.with_suffix(".md").write_text(render(raw), encoding="utf-8")
+        write_raw(STEM, measure(options.model, options.text))
+    draw_page(STEM, render)
 
 
 def measure(model: Path, text: Path) -> dict[str, Any]:
     """All cells. Variants are verified in this process, which is as strict as a fresh one and quicker."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        training, evaluation = deal_out(text, scratch)
+        even, fourth = deal_out(text)
+        training, evaluation = write_parts(scratch, {"training": even, "evaluation": fourth})
         request = CompressionRequest(
             model=str(model),
             out=scratch / "pruned",
@@ -94,7 +88,7 @@ def measure(model: Path, text: Path) -> dict[str, Any]:
             ratio=RATIO,
             units=("ffn",),
             calibration=str(training),
-            compensate=False,
+            repair="none",
         )
         pruned = compress(request, verify=verify_variant)
         quality = {
@@ -114,14 +108,6 @@ def measure(model: Path, text: Path) -> dict[str, Any]:
         "peft": package_versions(("peft",)),
         "threads": torch.get_num_threads(),
     }
-
-
-def deal_out(text: Path, folder: Path) -> tuple[Path, Path]:
-    documents = text.read_text(encoding="utf-8").split(SEPARATOR)
-    training, evaluation = folder / "training.txt", folder / "evaluation.txt"
-    training.write_text(SEPARATOR.join(documents[0::2]), encoding="utf-8")
-    evaluation.write_text(SEPARATOR.join(documents[3::4]), encoding="utf-8")
-    return training, evaluation
 
 
 def measure_cell(
@@ -154,9 +140,9 @@ def measure_cell(
 
 def render(raw: dict[str, Any]) -> str:
     """The page; a pure function of the raw data."""
-    made_with, cells = raw["provenance"], raw["cells"]
+    cells = raw["cells"]
     recovery = cells[0]["recovery"]
-    versions = {**made_with["versions"], **raw["peft"]}
+    provenance = {**raw["provenance"], "versions": {**raw["provenance"]["versions"], **raw["peft"]}}
     return PAGE.format(
         before=raw["pruned"]["quality"]["loss_nats"],
         dense=raw["dense"]["loss_nats"],
@@ -173,13 +159,8 @@ def render(raw: dict[str, Any]) -> str:
         stages=max(cell["recovery"]["stages"] for cell in cells),
         evaluation_tokens=raw["dense"]["tokens"],
         length=LENGTH_TOKENS,
-        cpu=made_with["cpu"],
-        cores=made_with["cpu_cores"],
-        system=made_with["system"],
-        python=made_with["python"],
-        versions=", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft")),
-        commit=(made_with["commit"] or "unknown")[:12] + (" with changes" if made_with["commit_dirty"] else ""),
-        raw=os.fspath(Path("benchmarks") / STEM.with_suffix(".json").name),
+        made_with=made_with(provenance, ("torch", "transformers", "peft")),
+        raw=STEM.with_suffix(".json").name,
     )
 
 

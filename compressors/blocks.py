@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from artifacts.errors import CheckpointError
 from compressors.arch import LayerView
 from compressors.footprint import EMBEDDING, HEAD
-from compressors.shards import Stored, stored_tensors
+from compressors.shards import Stored, require_finite_weights, stored_tensors
 from compressors.skeleton import Skeleton
 from modeling.registration import register_with_transformers
 
@@ -90,7 +90,7 @@ class CheckpointModel:
         rows = torch.empty(len(wanted), stored.header.shape[1])
         for place, (first, count) in _runs(wanted.tolist()):
             rows[place : place + count] = stored.read(first, count).float()
-        _require_finite(rows, EMBEDDING, self._folder)
+        require_finite_weights(rows, EMBEDDING, self._folder)
         return rows[places]
 
     def arguments(self, tokens: int) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class CheckpointModel:
         """Raises CheckpointError naming the tensor outside the blocks that holds NaN or infinite values."""
         for name, stored in self.ends().items():
             for piece in stored.row_pieces():
-                _require_finite(piece, name, self._folder)
+                require_finite_weights(piece, name, self._folder)
 
     def _head_products(self, normed: Tensor) -> Iterator[Tensor]:
         """[..., rows] slices of the logits, in order; no two pieces of the output matrix are in memory together."""
@@ -125,7 +125,7 @@ class CheckpointModel:
         if self._resident is not None and name in self._resident:
             return self._resident[name]
         tensor = self.stored[name].read().to(self._device, torch.float32)
-        _require_finite(tensor, name, self._folder)
+        require_finite_weights(tensor, name, self._folder)
         if self._resident is not None:
             self._resident[name] = tensor
         return tensor
@@ -148,9 +148,3 @@ def _runs(ascending: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
         if place == len(ascending) or ascending[place] != ascending[place - 1] + 1:
             yield start, (ascending[start], place - start)
             start = place
-
-
-def _require_finite(tensor: Tensor, name: str, folder: Path) -> None:
-    extremes = torch.stack(tensor.aminmax())  # NaN wins both; unlike an elementwise test nothing of its size is made
-    if not bool(torch.isfinite(extremes).all()):
-        raise CheckpointError(f"{folder}: {name} has values that are not finite. Use an undamaged checkpoint.")

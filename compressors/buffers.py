@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
 from compressors.registry import Survey
-from compressors.second_order import FLUSH_COLUMNS, PANEL_COLUMNS, round_columns
+from compressors.second_order import COMPACT_COLUMNS, round_columns
 from compressors.shards import PIECE_ROWS
 from compressors.statistics import WIDE
 from compressors.streams import piece_tokens
@@ -145,18 +145,19 @@ def _refit(workload: Workload, consumer: Consumer) -> int:
 
 
 def _choice(workload: Workload, consumer: Consumer) -> int:
-    """`second_order`: factor and inverse in one place, optimal weights, the pending downdate; a round or a flush."""
+    """`second_order`: factor and inverse in one place, optimal weights, the downdate; greedy choice inside the pool, a
+    batch's removal, or dropping what is gone. A search may remove anything, hence all.
+    """
     columns, hidden, unit = consumer.columns, workload.hidden, consumer.unit_columns
-    batch = round_columns(columns, unit)
-    pool = min(columns, 2 * batch)
-    standing = columns**2 + columns * (hidden + unit)
-    pending = (min(FLUSH_COLUMNS, columns) + batch) * columns
-    a_round = (3 * batch + unit) * columns + 4 * pool**2 + (pool + 2 * batch) * hidden
-    left = columns - FLUSH_COLUMNS
-    flushes = left >= consumer.kept
-    a_flush = left**2 + (FLUSH_COLUMNS + batch + 2 * PANEL_COLUMNS) * left + PANEL_COLUMNS * columns if flushes else 0
+    gone, left = columns - consumer.kept or columns, columns - COMPACT_COLUMNS
+    batch = min(round_columns(columns, unit), gone)
+    pool = min(columns, 2 * round_columns(columns, unit))
+    standing = columns**2 + columns * (hidden + unit + gone) + pool * (pool + hidden + gone)
+    choosing = 3 * pool**2
+    removing = (4 * batch + unit) * columns + batch * (gone + 2 * hidden)
+    compacting = left * (gone + COMPACT_COLUMNS + hidden) if gone >= COMPACT_COLUMNS else 0
     fitting = columns**2 + 3 * columns * hidden
-    return max(fitting, standing + pending + max(a_round, a_flush)) * _element(consumer)
+    return max(fitting, standing + max(choosing, removing, compacting)) * _element(consumer)
 
 
 def _gradients(workload: Workload) -> Purposes:

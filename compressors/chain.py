@@ -7,8 +7,6 @@ the manifest lists the steps before the last.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import reduce
@@ -18,6 +16,7 @@ from artifacts.errors import ConfigError
 from artifacts.files import require_free_name, sha256_of_file
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
+from artifacts.unfinished import key_of
 from artifacts.variant import (
     MANIFEST_NAME,
     CompressionCost,
@@ -126,7 +125,7 @@ def _key(steps: Sequence[CompressionRequest]) -> str:
         [sha256_of_file(Path(text)) if Path(text).is_file() else text for text in texts],
         package_versions(("torch",)),
     ]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return key_of(decisive)
 
 
 def _step(manifest: VariantManifest) -> StepRef:

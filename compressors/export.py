@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.files import disk_error
 from compressors.blocks import CheckpointModel
 from compressors.headers import INDEX_NAME, SINGLE_NAME
 from compressors.relabel import SHAPE_FIELDS
-from compressors.shards import Writable, write_shard
-from compressors.streams import HiddenStates
+from compressors.shards import Resident, Writable, write_shard
+from compressors.streams import first_states
 from compressors.workspace import BlockFolder
 
 # Everything a stock engine reads beside weights and configuration.
@@ -40,7 +37,6 @@ _COPIED = (
 PROBE_NAME = "probe.safetensors"
 _PROBE_TOKENS = 24
 _MAX_SHARD_BYTES = 5_000_000_000
-_READABLE = 0o644
 
 
 def write_config(config: Any, out: Path) -> None:
@@ -90,8 +86,7 @@ def copy_companions(source: Path, out: Path) -> None:
 def write_probe(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[int, ...], out: Path) -> None:
     """Fixed token ids and the logits that the finished blocks give on them, for the fresh process to compare with."""
     ids = probe_ids(model.config.vocab_size, model.config.max_position_embeddings)
-    arguments = model.arguments(ids.shape[1])
-    course = HiddenStates(model.embed(ids), arguments, model.device, int(model.config.intermediate_size))
+    course = first_states(model, ids)
     for index in kept_layers:
         course.move_through(index, blocks.load(index))
     save_probe(out, ids, model.logits(course.states).cpu())
@@ -99,13 +94,8 @@ def write_probe(model: CheckpointModel, blocks: BlockFolder, kept_layers: tuple[
 
 def save_probe(out: Path, ids: Tensor, logits: Tensor) -> None:
     """Raises ConfigError if the disk is full."""
-    path = out / PROBE_NAME
-    # safetensors reports a failed write as an error of its own, which no handler of OSError would see.
-    try:
-        save_file({"ids": ids, "logits": logits.contiguous()}, path)
-        path.chmod(_READABLE)
-    except (OSError, SafetensorError) as error:
-        raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    probe = {"ids": ids, "logits": logits}
+    write_shard(out / PROBE_NAME, {name: Resident(tensor, tensor.dtype) for name, tensor in probe.items()})
 
 
 def probe_ids(vocabulary: int, context_tokens: int) -> Tensor:

@@ -47,8 +47,13 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
                     piece = shard.get_slice(name)
                     headers[name] = TensorHeader(piece.get_dtype(), tuple(piece.get_shape()))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}). Fetch or write the checkpoint again.") from error
+            raise damaged_file(path, error) from error
     return headers
+
+
+def damaged_file(path: Path, why: Exception) -> CheckpointError:
+    """The one wording for a file of a checkpoint that cannot be read."""
+    return CheckpointError(f"{path} is damaged ({why}). Fetch or write the checkpoint again.")
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -60,7 +65,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged ({error}). Fetch or write the checkpoint again.") from error
+            raise damaged_file(index, error) from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -20,9 +20,9 @@ from compressors.blocks import BlockModel
 from compressors.level_store import level_bytes, store_for
 from compressors.levels import LevelLibrary, with_own_half
 from compressors.plan import Allocation, LayerBudget
-from compressors.relabel import head_width
 from compressors.sequential import PruningJob, cut_and_repair, rank_half
 from compressors.streams import Streams
+from modeling.pruned_config import head_width
 
 Counts = Mapping[Half, Sequence[int]]
 

@@ -30,7 +30,8 @@ from compressors.relabel import is_uniform
 from compressors.sequential import PruningJob
 from compressors.source import Source, is_tied, read_config
 
-_VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "datasets")
+# What reads and writes every checkpoint.
+VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy")
 
 
 @dataclass(slots=True)
@@ -106,9 +107,19 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
         expressibility="stock" if is_uniform(making.layers) else "per-layer",
         architecture=making.architecture,
         cost=cost,
-        versions={"python": platform.python_version(), **package_versions(_VERSIONED)},
-        checksums={path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != PROBE_NAME},
+        versions=versions_of((*VERSIONED, "datasets")),
+        checksums=checksums_of(folder),
     )
+
+
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """Of Python and of the packages that are installed."""
+    return {"python": platform.python_version(), **package_versions(packages)}
+
+
+def checksums_of(folder: Path) -> dict[str, str]:
+    """Of all files that stay in the variant, by name."""
+    return {path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if path.name != PROBE_NAME}
 
 
 def _method_ref(making: Making) -> MethodRef:

@@ -87,8 +87,3 @@ def rank_by_score(scores: Tensor | Sequence[float]) -> Ranking:
     values = [float(score) for score in (scores.tolist() if isinstance(scores, Tensor) else scores)]
     order = sorted(range(len(values)), key=lambda index: (values[index], -index))
     return Ranking(order=tuple(order), costs=torch.tensor(values, dtype=torch.float64))
-
-
-def keep_highest(scores: Tensor | Sequence[float], count: int) -> tuple[int, ...]:
-    """Indices of the `count` highest scores, ascending; of equal scores the earlier index is kept."""
-    return rank_by_score(scores).kept(count)

@@ -20,26 +20,11 @@ from transformers import AutoConfig
 from artifacts.errors import UnsupportedModel
 from artifacts.variant import LayerShape
 from modeling.pruned_config import ARCHITECTURE as PER_LAYER
-from modeling.pruned_config import SHAPE_KEYS, PrunedConfig, pruned_config
-
-_MODEL_TYPES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "SeedOssForCausalLM": "seed_oss",
-}
+from modeling.pruned_config import CARRIED_FIELDS, MODEL_TYPES, SHAPE_KEYS, PrunedConfig, head_width, pruned_config
 
 SHAPE_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
-)
-
-# What every class computes with; anything else a class adds has to be given by the re-labelling.
-_SHARED_FIELDS = (
-    *("vocab_size", "hidden_size", "hidden_act", "rms_norm_eps", "rope_parameters", "max_position_embeddings"),
-    *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
-    *("initializer_range", "attention_dropout", "use_cache"),
 )
 
 
@@ -75,9 +60,9 @@ def stock_config(base: Any, layers: Sequence[LayerShape], architecture: str, dty
     if target == architecture:
         fields = {**base.to_dict(), **shapes, **_trimmed_lists(base, kept)}
     else:
-        fields = {**{name: getattr(base, name) for name in _SHARED_FIELDS}, **shapes}
+        fields = {**{name: getattr(base, name) for name in CARRIED_FIELDS}, **shapes}
         fields |= _added_fields(base, architecture, target)
-    fields |= {"architectures": [target], "dtype": dtype, "model_type": _MODEL_TYPES[target]}
+    fields |= {"architectures": [target], "dtype": dtype, "model_type": MODEL_TYPES[target]}
     return AutoConfig.for_model(**fields)
 
 
@@ -87,15 +72,9 @@ def is_uniform(layers: Sequence[LayerShape]) -> bool:
     return len(shapes) == 1 and all(min(shape) > 0 for shape in shapes)
 
 
-def head_width(config: Any) -> int:
-    """Elements per attention head; some classes leave it to be computed."""
-    explicit = getattr(config, "head_dim", None)
-    return int(explicit or config.hidden_size // config.num_attention_heads)
-
-
 def _stock_architecture(base: Any, layer: LayerShape, architecture: str) -> str:
-    if architecture not in _MODEL_TYPES:
-        raise UnsupportedModel(f"{architecture} has no stock export. Supported are {', '.join(_MODEL_TYPES)}.")
+    if architecture not in MODEL_TYPES:
+        raise UnsupportedModel(f"{architecture} has no stock export. Supported are {', '.join(MODEL_TYPES)}.")
     if architecture == "LlamaForCausalLM" and base.hidden_size % layer.query_heads:
         return "SeedOssForCausalLM" if base.attention_bias or base.mlp_bias else "MistralForCausalLM"
     if architecture == "Qwen2ForCausalLM" and head_width(base) * layer.query_heads != base.hidden_size:
@@ -124,6 +103,7 @@ def _trimmed_lists(base: Any, kept: Sequence[LayerShape]) -> dict[str, Any]:
 
 
 def _added_fields(base: Any, source: str, target: str) -> dict[str, Any]:
+    """What the target class computes with beside the fields that are carried over."""
     if target == "MistralForCausalLM":
         return {"sliding_window": None}
     if source == "Qwen2ForCausalLM":

@@ -11,9 +11,10 @@ removed columns of W_0 only add a constant, what is left after any sequence of r
 
 Rescoring everything after every removal would be bound by memory: W and H^-1 are read once per unit. Here each round
 scores everything, takes a pool of the cheapest units and is exact and greedy inside the pool, where W matters only
-through W_P^T W_P; then the round's removals are applied at once, to W directly and to H^-1 as a pending low-rank
-downdate that is written out every `FLUSH_COLUMNS` columns, together with dropping what is gone. With a pool of all
-units the order is the plain greedy one.
+through W_P^T W_P; then the round's removals are applied at once, to W directly and to H^-1 as a low-rank downdate that
+is never written out: only the rows of a round's removals are needed again, and they are downdated on the way. That
+costs fewer operations than writing out a triangle, and no second copy of the largest matrix. What is gone is dropped
+from everything but H^-1 every `COMPACT_COLUMNS` columns. With a pool of all units the order is the plain greedy one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from compressors.compensation import factorise
 from compressors.plan import Ranking
 from compressors.statistics import require_finite
 
-FLUSH_COLUMNS = 1024
-PANEL_COLUMNS = 1024
+COMPACT_COLUMNS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
 _BATCH_COLUMNS = 128
@@ -65,18 +65,22 @@ class Elimination:
 
     def __init__(self, quadratic: Quadratic, width: int, *, batch: int | None = None) -> None:
         self._weights, self._inverse, self._width = quadratic.weights, quadratic.inverse, width
-        self._units = torch.arange(len(self._weights) // width, device=self._weights.device)
-        self._alive = torch.ones(len(self._units), dtype=torch.bool, device=self._weights.device)
+        device, columns = self._weights.device, len(self._weights)
+        self._base_columns = torch.arange(columns, device=device)
+        self._units = torch.arange(columns // width, device=device)
+        self._alive = torch.ones(len(self._units), dtype=torch.bool, device=device)
         self._inverse_blocks = diagonal_blocks(self._inverse, width).clone()
         self._identity = torch.eye(width, dtype=self._inverse.dtype, device=self._inverse.device)
         self._batch, self._pool = _round_sizes(len(self._units), width, batch)
-        self._forget_pending()
+        self._downdate = self._inverse.new_empty(columns, 0)
+        self._removed = 0
         self.order: list[int] = []
         self.costs = torch.zeros(len(self._units), dtype=torch.float64)
 
     def remove(self, count: int) -> None:
         """Removes `count` more units, the cheapest first."""
         left = count
+        self._reserve(count)
         while left > 0:
             left -= self._round(min(left, self._batch))
 
@@ -90,15 +94,15 @@ class Elimination:
 
     def survivors(self) -> tuple[Tensor, Tensor]:
         """Ascending base columns [kept] that are left and their optimal weights [rows, kept]."""
-        columns = self._columns(self._units[self._alive])
-        return columns, self._weights[self._columns(self._alive.nonzero()[:, 0])].T
+        columns = self._columns(self._alive.nonzero()[:, 0])
+        return self._base_columns[columns], self._weights[columns].T
 
     def _survivors(self) -> tuple[Tensor, Tensor]:
         return self._units[self._alive].cpu(), self._all_costs()[self._alive].double().cpu()
 
     def _all_costs(self) -> Tensor:
         """[units] cost of each as the next removal; infinite for what is gone."""
-        blocks = self._weights.view(len(self._units), self._width, -1)
+        blocks = self._weights.view(len(self._alive), self._width, -1)
         costs = block_costs(_self_products(blocks), self._inverse_blocks)
         return torch.where(self._alive, costs, torch.inf)
 
@@ -108,48 +112,51 @@ class Elimination:
         pool = costs.topk(min(self._pool, int(self._alive.sum())), largest=False).indices.sort().values
         columns = self._columns(pool)
         weights = self._weights.index_select(0, columns)
-        downdates = self._pending[: self._filled].index_select(1, columns)
-        inverse = self._inverse[columns[:, None], columns].addmm_(downdates.T, downdates, alpha=-1)
+        gone = self._gone.index_select(0, columns)
+        base = self._base_columns[columns]
+        inverse = self._inverse[base[:, None], base].addmm_(gone, gone.T, alpha=-1)
         picks, pick_costs = greedy_removal(weights @ weights.T, inverse, self._width, min(count, len(pool)))
         chosen = pool[picks]
         self._apply(chosen)
         self.order += self._units[chosen].tolist()
         self.costs[self._units[chosen].cpu()] = pick_costs.double().cpu()
-        if self._filled >= FLUSH_COLUMNS:
-            self._flush()
+        if len(self._alive) * self._width >= int(self._alive.sum()) * self._width + COMPACT_COLUMNS:
+            self._compact()
         return len(picks)
 
     def _apply(self, chosen: Tensor) -> None:
         """Moves the survivors' weights to the optimum without `chosen` and takes note for the inverse."""
-        columns = self._columns(chosen)
-        pending = self._pending[: self._filled]
-        rows = self._inverse.index_select(0, columns)
-        rows.addmm_(pending.index_select(1, columns).T, pending, alpha=-1)
+        columns, gone = self._columns(chosen), self._gone
+        rows = self._inverse.index_select(0, self._base_columns[columns]).index_select(1, self._base_columns)
+        rows.addmm_(gone.index_select(0, columns), gone.T, alpha=-1)
         factor = torch.linalg.cholesky(rows[:, columns])
-        downdate = torch.linalg.solve_triangular(factor, rows, upper=False)
+        self._removed += len(columns)
+        added = self._gone[:, len(gone.T) :]
+        added.copy_(torch.linalg.solve_triangular(factor, rows, upper=False).T)
         scaled = torch.linalg.solve_triangular(factor, self._weights.index_select(0, columns), upper=False)
-        by_column = downdate.T.contiguous()
-        self._weights.addmm_(by_column, scaled, alpha=-1)
-        self._inverse_blocks -= _self_products(by_column.view(len(self._units), self._width, -1))
+        self._weights.addmm_(added, scaled, alpha=-1)
+        self._inverse_blocks -= _self_products(added.unflatten(0, (-1, self._width)))
         self._inverse_blocks[chosen] = self._identity
-        self._pending[self._filled : self._filled + len(downdate)] = downdate
-        self._filled += len(downdate)
         self._alive[chosen] = False
 
-    def _flush(self) -> None:
-        """Writes the pending downdate into the inverse and forgets the columns that are gone."""
+    def _compact(self) -> None:
+        """Drops what is gone, so that later rounds need not compute it."""
         kept = self._columns(self._alive.nonzero()[:, 0])
-        self._inverse = downdated(self._inverse, self._pending[: self._filled].index_select(1, kept), kept)
+        self._base_columns = self._base_columns[kept]
         self._weights = self._weights.index_select(0, kept)
+        self._downdate = _widened(self._gone.index_select(0, kept), self._downdate.shape[1])
         self._inverse_blocks = self._inverse_blocks[self._alive]
         self._units = self._units[self._alive]
         self._alive = self._alive[self._alive]
-        self._forget_pending()
 
-    def _forget_pending(self) -> None:
-        most = min(FLUSH_COLUMNS + self._batch * self._width, len(self._inverse) + self._batch * self._width)
-        self._pending = self._inverse.new_empty(most, len(self._inverse))
-        self._filled = 0
+    @property
+    def _gone(self) -> Tensor:
+        """[columns, removed columns] F of the inverse's downdate F F^T."""
+        return self._downdate[:, : self._removed]
+
+    def _reserve(self, count: int) -> None:
+        """Makes room for the downdate of `count` more units."""
+        self._downdate = _widened(self._gone, self._removed + count * self._width)
 
     def _columns(self, units: Tensor) -> Tensor:
         return (units[:, None] * self._width + torch.arange(self._width, device=units.device)).flatten()
@@ -177,11 +184,12 @@ def greedy_removal(products: Tensor, inverse: Tensor, width: int, count: int) ->
 
 def _eliminate(products: Tensor, inverse: Tensor, gone: slice, identity: Tensor) -> None:
     """Both matrices after the block `gone` was forced to zero; its own inverse becomes the identity, to be harmless."""
-    moves = _solve(inverse[gone, gone], inverse[gone])
-    half = (products[:, gone] - 0.5 * moves.T @ products[gone, gone]) @ moves
-    products -= half
-    products -= half.T
-    inverse -= inverse[:, gone] @ moves
+    rows = inverse[gone].clone()
+    moves = _solve(rows[:, gone], rows)
+    half = products[:, gone] - 0.5 * moves.T @ products[gone, gone]
+    products.addmm_(half, moves, alpha=-1)
+    products.addmm_(moves.T, half.T, alpha=-1)
+    inverse.addmm_(rows.T, moves, alpha=-1)
     inverse[gone, gone] = identity
 
 
@@ -201,20 +209,11 @@ def _solve(blocks: Tensor, right: Tensor) -> Tensor:
     return right / blocks if blocks.shape[-1] == 1 else torch.linalg.solve(blocks, right)
 
 
-def downdated(matrix: Tensor, factor: Tensor, kept: Tensor) -> Tensor:
-    """Rows and columns `kept` of a symmetric matrix, less `factor^T factor`, for `factor` [values, kept].
-
-    Computes one triangle by panels and mirrors it.
-    """
-    result = matrix.new_empty(len(kept), len(kept))
-    for start in range(0, len(kept), PANEL_COLUMNS):
-        stop = start + PANEL_COLUMNS
-        panel = matrix.index_select(0, kept[start:stop]).index_select(1, kept[start:])
-        panel.addmm_(factor[:, start:stop].T, factor[:, start:], alpha=-1)
-        result[start:stop, start:] = panel
-        result[start:, start:stop] = panel.T
-        del panel
-    return result
+def _widened(matrix: Tensor, columns: int) -> Tensor:
+    """[rows, columns] that begins with `matrix`; the rest is yet to be written and costs no memory until then."""
+    room = matrix.new_empty(len(matrix), columns)
+    room[:, : matrix.shape[1]] = matrix
+    return room
 
 
 def _self_products(blocks: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from artifacts.errors import CheckpointError
 from artifacts.files import PARTIAL_SUFFIX, disk_error
-from compressors.headers import TensorHeader, weight_files
+from compressors.headers import TensorHeader, damaged_file, weight_files
 
 _DTYPES = {
     "F64": torch.float64,
@@ -138,7 +138,14 @@ def tensors_of_file(path: Path) -> dict[str, Stored]:
             for name, entry in header.items()
         }
     except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Fetch or write the checkpoint again.") from error
+        raise damaged_file(path, error) from error
+
+
+def require_finite_weights(tensor: Tensor, name: str, folder: Path) -> None:
+    """Raises CheckpointError if the checkpoint's tensor holds NaN or infinite values."""
+    extremes = torch.stack(tensor.aminmax())  # NaN wins both; unlike an elementwise test nothing of its size is made
+    if not bool(torch.isfinite(extremes).all()):
+        raise CheckpointError(f"{folder}: {name} has values that are not finite. Use an undamaged checkpoint.")
 
 
 def metadata_of_file(path: Path) -> dict[str, str]:
@@ -187,7 +194,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
     except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Fetch or write the checkpoint again.") from error
+        raise damaged_file(path, error) from error
     return header, 8 + length
 
 

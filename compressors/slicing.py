@@ -27,12 +27,12 @@ from compressors.blocks import FINAL_NORM, BlockModel, CheckpointModel
 from compressors.compensation import refit_consumer
 from compressors.footprint import EMBEDDING, HEAD
 from compressors.plan import Plan
-from compressors.relabel import head_width
 from compressors.shards import Computed, Stored, Writable
 from compressors.skeleton import Skeleton
 from compressors.streams import Streams
 from compressors.surgery import rotate_reader, rotate_writer
 from compressors.workspace import BlockFolder
+from modeling.pruned_config import head_width
 
 
 @dataclass(frozen=True, slots=True)

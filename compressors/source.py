@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from compressors.arch import require_supported
 from compressors.budget import Dimensions
 from compressors.footprint import footprint_of_tensors
 from compressors.headers import TensorHeader, read_headers
+from compressors.shards import require_finite_weights
 from modeling.registration import register_with_transformers
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -66,7 +67,7 @@ def open_source(model: str) -> Source:
     require_supported(architecture, config, str(model))
     if is_variant(folder):
         verify_checksums(folder, load_variant(folder))
-    headers, resolved = read_headers(folder), _resolve_config(folder)
+    headers, resolved = read_headers(folder), resolve_config(folder)
     return Source(
         name=folder.resolve().name if Path(model).exists() else model,
         folder=folder,
@@ -79,15 +80,15 @@ def open_source(model: str) -> Source:
     )
 
 
-def resolve_folder(model: str) -> Path:
-    """The local folder, or the hub's snapshot of it. Raises ConfigError if there is neither."""
+def resolve_folder(model: str, wanted: Sequence[str] = _WANTED) -> Path:
+    """The local folder, or the hub's snapshot of its `wanted` files. Raises ConfigError if there is neither."""
     folder = Path(model)
     if folder.is_dir():
         return folder
     if folder.exists() or not _HUB_ID.match(model):
         raise ConfigError(f"{model} is not a folder. Give a folder with config.json and safetensors, or a hub id.")
     try:
-        return Path(snapshot_download(model, allow_patterns=_WANTED))
+        return Path(snapshot_download(model, allow_patterns=list(wanted)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = type(error).__name__
         raise ConfigError(
@@ -110,7 +111,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _resolve_config(folder: Path) -> dict[str, Any]:
+def resolve_config(folder: Path) -> dict[str, Any]:
+    """`config.json` with Transformers' defaults for what it leaves out. Raises CheckpointError if it is not valid."""
     register_with_transformers()
     try:
         resolved: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
@@ -150,15 +152,9 @@ def load_model(folder: Path) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(f"{folder} lacks the tensor {missing[0]}. Fetch or write the checkpoint again.")
-    require_finite(model, folder)
-    return model.eval().requires_grad_(False)
-
-
-def require_finite(model: Any, folder: Path) -> None:
-    """Raises CheckpointError naming the first tensor with NaN or infinite values."""
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise CheckpointError(f"{folder}: {name} has values that are not finite. Use an undamaged checkpoint.")
+        require_finite_weights(parameter, name, folder)
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path) -> Any:

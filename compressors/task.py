@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from artifacts.errors import ConfigError
 from artifacts.files import require_free_name, sha256_of_file
 from artifacts.provenance import package_versions
+from artifacts.unfinished import key_of
 from artifacts.variant import AllocationRef, Footprint, Unit
 from compressors.allocation.opening import open_target
 from compressors.allocation.problem import Allocator
@@ -139,7 +139,7 @@ def work_key(task: Task, windows: Tensor | None) -> str:
     text = b"" if windows is None else windows.numpy().tobytes()
     chosen = [task.method.resolved_config, task.allocation.model_dump()]
     decisive = [wanted, chosen, hashlib.sha256(text).hexdigest(), package_versions(("torch",))]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return key_of(decisive)
 
 
 def stays_resident(footprint: Footprint) -> bool:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from artifacts.errors import PrunebenchError
-from artifacts.files import PARTIAL_SUFFIX, disk_error, require_free_name, write_text_atomically
+from artifacts.files import disk_error, write_text_atomically
+from artifacts.unfinished import remove_working_folder, working_folder
 from compressors.arch import LayerView
 from compressors.plan import Allocation, LayerBudget, LayerPlan
 from compressors.shards import Resident, Stored, metadata_of_file, tensors_of_file, write_shard
@@ -35,27 +36,28 @@ def resumable_directory(final: Path, key: str, *, keep_unfinished: bool = True) 
 
     `keep_unfinished` is whether Ctrl-C leaves finished work for the next attempt.
 
-    Raises ConfigError if `final` exists and is not an empty folder, or if the disk is full or not writable.
+    Raises ConfigError if `final` exists and is not an empty folder, if another process is at the same work, or if the
+    disk is full or not writable.
     """
-    require_free_name(final)
-    workspace = Workspace(final.with_name(f"{final.name}{PARTIAL_SUFFIX}-{key}"))
-    try:
-        workspace.prepare()
-        yield workspace
-        if final.exists():
-            final.rmdir()
-        workspace.result.rename(final)
-    except PrunebenchError:
-        workspace.remove()
-        raise
-    except OSError as error:
-        workspace.remove()
-        raise disk_error(final, error) from error
-    except KeyboardInterrupt:
-        if not (keep_unfinished and workspace.is_started):
+    with working_folder(final, key) as folder:
+        workspace = Workspace(folder)
+        try:
+            workspace.prepare()
+            yield workspace
+            if final.exists():
+                final.rmdir()
+            workspace.result.rename(final)
+        except PrunebenchError:
             workspace.remove()
-        raise
-    workspace.remove()
+            raise
+        except OSError as error:
+            workspace.remove()
+            raise disk_error(final, error) from error
+        except KeyboardInterrupt:
+            if not (keep_unfinished and workspace.is_started):
+                workspace.remove()
+            raise
+        workspace.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Workspace:
         self.blocks.mkdir(exist_ok=True)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_working_folder(self.folder)
 
 
 class BlockFolder:

@@ -31,7 +31,8 @@ ARCHITECTURE = "PrunebenchForCausalLM"
 MODEL_TYPE = "prunebench"
 SHAPE_KEYS = ("query_heads", "kv_heads", "ffn_width")
 
-_BASE_TYPES = {
+# The classes whose block this family's is, and what Transformers calls their configurations.
+MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
@@ -40,7 +41,7 @@ _BASE_TYPES = {
 }
 
 # What the computation depends on beside shapes and switches, and what generation reads.
-_CARRIED = (
+CARRIED_FIELDS = (
     *("vocab_size", "hidden_size", "hidden_act", "rms_norm_eps", "rope_parameters", "max_position_embeddings"),
     *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("initializer_range", "attention_dropout", "use_cache", "dtype"),
@@ -135,19 +136,25 @@ def pruned_config(base: Mapping[str, Any], shapes: Sequence[LayerShape], archite
     the rest renumbered; a present layer without heads lost its attention. Raises UnsupportedModel for another family or
     a sliding window, ConfigError for shapes that contradict each other.
     """
-    if architecture not in _BASE_TYPES:
-        raise UnsupportedModel(f"{architecture} cannot have per-layer shapes. Supported are {', '.join(_BASE_TYPES)}.")
-    stock = AutoConfig.for_model(**{**base, "model_type": _BASE_TYPES[architecture]})
+    if architecture not in MODEL_TYPES:
+        raise UnsupportedModel(f"{architecture} cannot have per-layer shapes. Supported are {', '.join(MODEL_TYPES)}.")
+    stock = AutoConfig.for_model(**{**base, "model_type": MODEL_TYPES[architecture]})
     _require_full_attention(stock)
     present = [{key: getattr(shape, key) for key in SHAPE_KEYS} for shape in shapes if shape.present]
     return PrunedConfig(
-        **{name: getattr(stock, name) for name in _CARRIED},
+        **{name: getattr(stock, name) for name in CARRIED_FIELDS},
         **_switches(stock, architecture),
         num_hidden_layers=len(present),
         layer_shapes=present,
-        head_dim=getattr(stock, "head_dim", None) or stock.hidden_size // stock.num_attention_heads,
+        head_dim=head_width(stock),
         architectures=[ARCHITECTURE],
     )
+
+
+def head_width(config: Any) -> int:
+    """Elements per attention head; some classes leave it to be computed."""
+    explicit = getattr(config, "head_dim", None)
+    return int(explicit or config.hidden_size // config.num_attention_heads)
 
 
 def _require_full_attention(stock: Any) -> None:

@@ -5,7 +5,7 @@ own attention and FFN at that layer's shape and leaves out what the layer lacks.
 projections, the weight loader's stacked mapping, paged KV cache, tensor and pipeline parallelism. Every attention
 registers a cache of its own KV heads, so a removed KV head is memory for more tokens.
 
-Signatures used here were compared in vLLM 0.26 and 0.32, and are the same.
+Which versions of vLLM were served with it, and how what it calls changed: `benchmarks/vllm_versions_202611.md`.
 """
 
 from __future__ import annotations

@@ -80,6 +80,15 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+class EngineType(StrEnum):
+    """What an engine may compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 class Arrivals(StrEnum):
     constant = "constant"
     poisson = "poisson"
@@ -144,6 +153,14 @@ def parse_units(text: str | None) -> tuple[Unit, ...] | None:
             f"--units {text!r} is not a list of units. Allowed: {', '.join(known)}, and pairs as in 'ffn,kv'."
         )
     return tuple(known[name] for name in names)
+
+
+def parse_widths(option: str, text: str | None) -> tuple[int, ...] | None:
+    """'256,512' → (256, 512). Raises ConfigError for anything that is no list of whole numbers."""
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r} is not a list of whole numbers, as in 256,512.") from error
 
 
 def parse_step(text: str) -> dict[str, Any]:

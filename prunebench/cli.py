@@ -1,4 +1,4 @@
-"""The `prunebench` command: six verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: seven verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench.choices import Arrivals, Folder
+from prunebench.choices import Arrivals, EngineType, Folder, parse_widths
 from prunebench.making import compress, recover
 
 app = typer.Typer(
@@ -68,6 +68,45 @@ def evaluate(
     if record:
         record_quality(folder, records)
     print_result(result)
+
+
+@app.command()
+def latency(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of the dense model; only its config.json is read.")],
+    out: Annotated[Path, typer.Option(help="The table to write, for compress --budget latency --latency-table.")],
+    batch: Annotated[int, typer.Option(min=1, help="Sequences that decode together.")] = 8,
+    context: Annotated[int, typer.Option(min=1, help="Tokens in front of each decoded one.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each engine; the least disturbed counts.")] = 9,
+    ffn_widths: Annotated[str | None, typer.Option(help="As in 256,512. Default: eighths of the dense width.")] = None,
+    kv_groups: Annotated[str | None, typer.Option(help="As in 1,2. Default: all, at most eight.")] = None,
+    checks: Annotated[int, typer.Option(min=0, help="Uneven shapes that tell how far the table can be trusted.")] = 2,
+    dtype: Annotated[EngineType, typer.Option(help="What the engine computes in.")] = EngineType.auto,
+) -> None:
+    """Measure how long half layers of MODEL take in vLLM on this machine, with drawn weights, one engine per shape.
+
+    An interrupted run goes on where it was when the same command is given again.
+
+    Example: prunebench latency MODEL --out latency.json --batch 16 --context 1024
+    """
+    from prunebench.console import note, print_result, show_progress
+    from prunebench.timing import LatencyRequest, measure_latency, summary, warnings_about
+
+    request = LatencyRequest(
+        model=model,
+        out=out,
+        batch=batch,
+        context_tokens=context,
+        repeats=repeats,
+        ffn_widths=parse_widths("--ffn-widths", ffn_widths),
+        kv_groups=parse_widths("--kv-groups", kv_groups),
+        checks=checks,
+        dtype=dtype.value,
+    )
+    with show_progress() as progress:
+        table = measure_latency(request, progress)
+    for warning in warnings_about(table):
+        note(warning)
+    print_result({"out": str(out), **summary(table)})
 
 
 @app.command()

@@ -15,15 +15,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from artifacts.errors import ConfigError
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.provenance import package_versions
 
 GIB = 1 << 30
-BUCKETS_SINCE = (0, 30)
-CPU_KV_FLAG_SINCE = (0, 32)
+BUCKETS_SINCE = CPU_KV_FLAG_SINCE = (0, 32)
 
 # vLLM's own start at 10 ms (per token) and 300 ms (per request): a pruned model's speed-up would be invisible.
 HISTOGRAM_BUCKETS_S = {
@@ -112,17 +111,16 @@ def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
         argv += ["--enforce-eager"]
     if _takes_kv_bytes(machine):
         argv += ["--kv-cache-memory-bytes", str(job.kv_cache_bytes)]
-    argv += _recent_flags(job, machine)
+    argv += _recent_flags(machine)
+    if job.fingerprint is not None:
+        argv += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
     return (*argv, *job.entry.engine_flags)
 
 
-def _recent_flags(job: EngineJob, machine: Machine) -> list[str]:
+def _recent_flags(machine: Machine) -> list[str]:
     if machine.vllm_version is None or machine.vllm_version < BUCKETS_SINCE:
         return []
-    flags = ["--custom-histogram-buckets", json.dumps(HISTOGRAM_BUCKETS_S, separators=(",", ":"))]
-    if job.fingerprint is not None:
-        flags += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
-    return flags
+    return ["--custom-histogram-buckets", json.dumps(HISTOGRAM_BUCKETS_S, separators=(",", ":"))]
 
 
 def _takes_kv_bytes(machine: Machine) -> bool:
@@ -130,14 +128,25 @@ def _takes_kv_bytes(machine: Machine) -> bool:
     return machine.device == "gpu" or (machine.vllm_version is not None and machine.vllm_version >= CPU_KV_FLAG_SINCE)
 
 
+def offline_arguments(machine: Machine, kv_cache_bytes: int) -> dict[str, Any]:
+    """For vLLM's `LLM` class, what `engine_command` says to its server: an engine that is timed is one that serves."""
+    sized = {"kv_cache_memory_bytes": kv_cache_bytes} if _takes_kv_bytes(machine) else {}
+    return {"enforce_eager": machine.device == "cpu", "enable_prefix_caching": False, **sized}
+
+
 def _vllm_env(job: EngineJob, machine: Machine) -> dict[str, str]:
+    return engine_env(machine, job.kv_cache_bytes, is_local=Path(str(job.entry.model)).is_dir())
+
+
+def engine_env(machine: Machine, kv_cache_bytes: int, *, is_local: bool) -> dict[str, str]:
+    """What differs from this process's environment; `is_local` keeps the engine off the hub."""
     env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
-    if Path(str(job.entry.model)).is_dir():
+    if is_local:
         env["HF_HUB_OFFLINE"] = "1"
     if machine.device == "cpu":
         # By default every engine binds its threads to the same first cores: one that starts beside a busy one starves.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, machine.cores - 1))
     if machine.device == "cpu" and not _takes_kv_bytes(machine):
-        env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(job.kv_cache_bytes / GIB))
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(kv_cache_bytes / GIB))
     return env

@@ -5,7 +5,12 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 # What starts engines or serves, wherever it stands; then what measures time. The longest groups come first.
-ENGINES = ("tests/server/", "tests/modeling/test_served_per_layer.py", "tests/compressors/test_engine.py")
+ENGINES = (
+    "tests/server/",
+    "tests/modeling/test_served_",
+    "tests/compressors/test_engine.py",
+    "tests/prunebench/test_latency_engine.py",
+)
 CLOCKS = ("tests/loadtest/",)
 ORDER = ("engines", "clocks")
 

@@ -32,6 +32,7 @@ CONFINED = {
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 350
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -66,7 +67,13 @@ def test_locust_is_imported_by_its_process_alone() -> None:
     assert not {f"loadtest.{Path(name).stem}" for name in importers} & modules
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_vllm_is_imported_by_its_own_processes_alone() -> None:
+    """The model, what registers it, and the process that times it."""
+    importers = {p.relative_to(ROOT).as_posix() for p in SOURCES if "vllm" in imports_of(parse(p))}
+    assert importers == {"modeling/vllm.py", "modeling/plugin.py", "modeling/decode_timing.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_pieces_are_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
     functions = [n for n in ast.walk(parse(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -82,4 +89,4 @@ def test_there_is_at_least_as_much_test_as_source() -> None:
 
 
 def test_modules_have_a_thesis() -> None:
-    assert [str(path) for path in SOURCES if not ast.get_docstring(parse(path))] == []
+    assert [str(path) for path in SOURCES + SCRIPTS if not ast.get_docstring(parse(path))] == []

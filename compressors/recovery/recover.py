@@ -7,7 +7,6 @@ was measured on: its values would no longer say anything about unseen text.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 import torch
 
 from artifacts.errors import ConfigError
-from artifacts.files import complete_directory, require_free_name, sha256_of_file
+from artifacts.files import complete_directory, require_free_name
 from artifacts.progress import Progress, silent
 from artifacts.provenance import package_versions
 from artifacts.recovery import CURVE_NAME, LossCurve
 from artifacts.variant import MANIFEST_NAME, RecoveryRef, VariantManifest, is_variant, load_variant
 from compressors.export import PROBE_NAME
+from compressors.manifest import VERSIONED, checksums_of, versions_of
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.pipeline import Verifier
 from compressors.recovery.checkpoint import write_checkpoint
@@ -37,7 +37,7 @@ from compressors.text import TextCorpus, read_corpus
 from compressors.verify import verify_in_fresh_process
 
 Drawer = Callable[[Path], None]
-_VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
+_VERSIONED = (*VERSIONED, "peft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +244,8 @@ def _export(
             "name": job.request.out.name,
             "recovery": _reference(job, trainer, curve),
             "quality": (),
-            "versions": {"python": platform.python_version(), **package_versions(_VERSIONED)},
-            "checksums": {p.name: sha256_of_file(p) for p in sorted(folder.iterdir()) if p.name != PROBE_NAME},
+            "versions": versions_of(_VERSIONED),
+            "checksums": checksums_of(folder),
         }
     )
     manifest.save(folder / MANIFEST_NAME)

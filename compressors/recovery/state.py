@@ -8,11 +8,7 @@ with other inputs; it is removed when the result has its name.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +22,9 @@ from torch import Tensor
 from artifacts.errors import CompressionError, ConfigError
 from artifacts.files import PARTIAL_SUFFIX, disk_error
 from artifacts.recovery import CurvePoint
+from artifacts.unfinished import key_of, remove_working_folder, working_folder
 
 _STATE_NAME = "state.pt"
-_LOCK_NAME = "lock"
 
 
 @dataclass(slots=True)
@@ -93,20 +89,7 @@ def working_state(out: Path, inputs: dict[str, Any]) -> Iterator[StateFolder]:
     It goes as well if training diverged, because a continued run would diverge again, and if nothing was saved. Raises
     ConfigError if another process is working on the same request.
     """
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    folder = out.with_name(f"{out.name}{PARTIAL_SUFFIX}-{key}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK_NAME).open("w")
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"{out} is being made by another process. Wait for it or choose another --out."
-            ) from error
+    with working_folder(out, key_of(inputs)) as folder:
         state, is_done = StateFolder(folder), False
         try:
             yield state
@@ -116,4 +99,4 @@ def working_state(out: Path, inputs: dict[str, Any]) -> Iterator[StateFolder]:
             raise
         finally:
             if is_done or not state.was_saved:
-                shutil.rmtree(folder)
+                remove_working_folder(folder)

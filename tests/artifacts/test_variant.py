@@ -13,41 +13,15 @@ from artifacts.errors import CheckpointError, ConfigError
 from artifacts.files import sha256_of_file
 from artifacts.variant import (
     MANIFEST_NAME,
-    BaseModelRef,
-    CompressionCost,
-    Footprint,
-    LayerShape,
     MethodRef,
     QualityRecord,
     Ratios,
-    VariantManifest,
     is_variant,
     load_variant,
     record_quality,
     verify_checksums,
 )
-
-BASE = Footprint(params_total=100, params_blocks=80, weights_bytes=200, kv_bytes_per_token=64, flops_per_token=180)
-HALF = Footprint(params_total=60, params_blocks=40, weights_bytes=120, kv_bytes_per_token=64, flops_per_token=90)
-
-
-def make_manifest(checksums: dict[str, str], quality: tuple[QualityRecord, ...] = ()) -> VariantManifest:
-    method = MethodRef(name="random", config={}, units=("ffn",), repair="none", seed=0, multiple_of=1)
-    return VariantManifest(
-        name="half",
-        base=BaseModelRef(name="base", sha256="ab", architecture="LlamaForCausalLM", footprint=BASE),
-        method=method,
-        calibration=None,
-        layers=(LayerShape(index=0, query_heads=4, kv_heads=2, ffn_width=8),),
-        footprint=HALF,
-        ratios=Ratios.between(0.5, BASE, HALF),
-        expressibility="stock",
-        architecture="LlamaForCausalLM",
-        quality=quality,
-        cost=CompressionCost(wall_s=1, peak_memory_bytes=1, stages_s={}),
-        versions={},
-        checksums=checksums,
-    )
+from tests.manifests import DENSE, SMALL, small_manifest
 
 
 def loss(value: float, corpus: str = "c") -> QualityRecord:
@@ -59,23 +33,23 @@ def loss(value: float, corpus: str = "c") -> QualityRecord:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    manifest = make_manifest({"model.safetensors": sha256_of_file(tmp_path / "model.safetensors")})
+    manifest = small_manifest(checksums={"model.safetensors": sha256_of_file(tmp_path / "model.safetensors")})
     manifest.save(tmp_path / MANIFEST_NAME)
     return tmp_path
 
 
 def test_ratios_are_removed_shares() -> None:
-    ratios = Ratios.between(0.5, BASE, HALF)
+    ratios = Ratios.between(0.5, DENSE, SMALL)
     assert ratios.params_total == pytest.approx(0.4)
     assert ratios.params_blocks == pytest.approx(0.5)
     assert ratios.kv_bytes_per_token == 0
-    assert ratios.flops_per_token == pytest.approx(0.5)
+    assert ratios.flops_per_token == pytest.approx(0.4)
 
 
 def test_manifest_survives_the_disk(folder: Path) -> None:
     manifest = load_variant(folder)
     assert is_variant(folder)
-    assert manifest == make_manifest(manifest.checksums)
+    assert manifest == small_manifest(checksums=manifest.checksums)
 
 
 def test_intact_folder_verifies(folder: Path) -> None:
@@ -97,7 +71,7 @@ def test_damage_is_named(folder: Path, damage: bytes | None, word: str) -> None:
 
 
 def test_fingerprint_follows_the_weights() -> None:
-    one, same, other = (make_manifest({"w": digest}).fingerprint for digest in ("aa", "aa", "ab"))
+    one, same, other = (small_manifest(checksums={"w": digest}).fingerprint for digest in ("aa", "aa", "ab"))
     assert one == same != other
     assert len(one) == 12
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from records import Record
 from tiny_models import random_text, save_checkpoint
 
 
@@ -25,6 +27,22 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "stories.txt"
     path.write_text(random_text(12, 40))
     return path
+
+
+@pytest.fixture(scope="module")
+def record(request: pytest.FixtureRequest) -> Record:
+    """What the benchmark that the test file names as SCRIPT left."""
+    return Record(request.module.SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def script(record: Record) -> dict[str, Any]:
+    return record.script
+
+
+@pytest.fixture(scope="module")
+def raw(record: Record) -> dict[str, Any]:
+    return record.raw
 
 
 @pytest.fixture

@@ -8,23 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 import torch
 from live_tensors import LiveTensors
-from tiny_models import build_model, random_text, save_checkpoint
+from tiny_models import random_text, save_checkpoint
 
 from compressors.allocation import allocator_named
 from compressors.allocation.evolutionary import ALLOCATOR as EVOLUTIONARY
-from compressors.arch import LayerView
 from compressors.card import ResourceCard
-from compressors.methods.obs import ObsConfig, rank
 from compressors.pipeline import compress
-from compressors.registry import WidthEvidence
 from compressors.request import CompressionRequest
-from compressors.statistics import ConsumerStatistics
 
 # The promise, and what these shapes need: a block that is being cut.
 BLOCKS, TIGHT = 3, 1.25
@@ -122,20 +117,6 @@ def test_what_is_only_bounded_stays_within_what_the_card_states(
     )
     peak, card = counted(folder_of(model), tmp_path / "out", **{"units": WIDTHS, "repair": "ridge"} | asked)
     assert peak <= BLOCKS * card.block_bytes + card.buffers_bytes
-
-
-def test_a_choice_lets_go_of_what_it_has_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inverses of 512, 448, 384, ... columns: never more than two of them, and narrow strips beside those."""
-    monkeypatch.setattr("compressors.second_order.FLUSH_COLUMNS", 64)
-    monkeypatch.setattr("compressors.second_order.PANEL_COLUMNS", 32)
-    layer = LayerView(build_model(intermediate_size=512).model.layers[0])
-    sums = ConsumerStatistics(512, 64, full=True, device=torch.device("cpu"))
-    sums.add(torch.randn(2048, 512), torch.randn(2048, 64))
-    with LiveTensors() as live:
-        evidence = WidthEvidence(group=layer.group("ffn"), statistics=sums, most_removed=480, random=Random(0))
-        rank(ObsConfig(batch=32), evidence)
-    sums_bytes, strips_bytes = 8 * 512 * (512 + 64), 8 * 512 * 384
-    assert live.peak_bytes <= sums_bytes + 8 * (512**2 + 448**2 + 512 * 64) + strips_bytes
 
 
 def test_the_counter_counts_each_storage_once_and_forgets_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from coupled import gaussian, statistics_of
 from tiny_models import build_model, logits_of, random_windows
 from torch import Tensor, nn
 
@@ -15,20 +16,8 @@ from compressors.registry import Method, WidthEvidence
 from compressors.repair import Repair
 from compressors.resident import prune_resident
 from compressors.sequential import PruningJob
-from compressors.statistics import ConsumerStatistics
 
 TINY_DAMPING = 1e-10
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def statistics_of(inputs: Tensor, wanted: Tensor) -> ConsumerStatistics:
-    sums = ConsumerStatistics(inputs.shape[1], wanted.shape[1], full=True, device=inputs.device)
-    for x, y in zip(inputs.split(64), wanted.split(64), strict=True):
-        sums.add(x, y)
-    return sums
 
 
 def refitted(weight: Tensor, inputs: Tensor, kept: Tensor, damping: float | None) -> Tensor:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tiny_models import save_checkpoint
 
+from artifacts.errors import ConfigError
+from artifacts.variant import load_variant
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.sequential import PruningJob
@@ -21,8 +23,9 @@ from compressors.workspace import BlockFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Dies at a given place of block 1 of three: before its first tensor is written, or with half a file on disk.
-DOOMED = """
+# In block 1 of three it waits for the end of its standard input, or dies: before the first tensor is written, or with
+# half a file on disk.
+DISTURBED = """
 import os, signal, sys
 from pathlib import Path
 import torch
@@ -40,7 +43,10 @@ def die():
 def keep_or_die(self, index, layer, plan):
     if index == 1 and place == "before":
         die()
-    if index == 1:
+    if index == 1 and place == "waits":
+        print("waits", flush=True)
+        sys.stdin.read()
+    elif index == 1:
         shards._copy = lambda chunks, stream: (copy(chunks, stream), stream.flush(), die())
     keep(self, index, layer, plan)
 
@@ -83,22 +89,50 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def disturbed(request: CompressionRequest, place: str) -> subprocess.Popen[str]:
+    """The request in a process of its own."""
+    arguments = [request.model, str(request.calibration), str(request.out), request.method, place]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", DISTURBED, *arguments]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes)
+
+
 @pytest.mark.parametrize("place", ["before", "within"])
 def test_killed_in_a_block_and_resumed_gives_the_same_bytes(
     place: str, request_: CompressionRequest, made: list[int]
 ) -> None:
-    command = [sys.executable, "-c", DOOMED, request_.model, str(request_.calibration), str(request_.out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    died = subprocess.run(
-        [*command, request_.method, place], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    with disturbed(request_, place) as process:
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
     assert not request_.out.exists() and finished_blocks(request_) == ["block-0000.safetensors"]
     resumed = compress(request_, verify=verify_variant)
     assert made == [1, 2], "the finished block is not made again"
     whole = compress(replace(request_, out=request_.out.with_name("whole")), verify=verify_variant)
     assert resumed.checksums == whole.checksums
     assert sorted(path.name for path in request_.out.parent.iterdir()) == ["variant", "whole"]
+
+
+def test_an_equal_command_is_refused_while_one_is_at_work(request_: CompressionRequest, made: list[int]) -> None:
+    """And it costs that one nothing: it ends with the bytes of a run that was alone."""
+    with disturbed(request_, "waits") as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        with pytest.raises(ConfigError, match=r"variant is being made by another process. Wait for it or choose"):
+            compress(request_, verify=verify_variant)
+        assert made == [] and finished_blocks(request_) == ["block-0000.safetensors"]
+        whole = compress(replace(request_, out=request_.out.with_name("whole")), verify=verify_variant)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert load_variant(request_.out).checksums == whole.checksums
+    assert sorted(path.name for path in request_.out.parent.iterdir()) == ["variant", "whole"]
+
+
+def test_a_killed_process_holds_nothing(request_: CompressionRequest, made: list[int]) -> None:
+    with disturbed(request_, "waits") as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        process.kill()
+    compress(request_, verify=verify_variant)
+    assert made == [1, 2]
 
 
 def interrupt_at(stage_to_stop: str, after: float = 0) -> Callable[[str, float, float], None]:

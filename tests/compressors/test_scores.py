@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from artifacts.errors import ConfigError
 from compressors.arch import LayerView, Producer, UnitGroup
 from compressors.methods import REGISTRY, block_influence, magnitude, random_units, wanda_sp
-from compressors.plan import keep_highest
+from compressors.plan import rank_by_score
 from compressors.registry import WidthEvidence
 from compressors.resident import ResidentModel
 from compressors.statistics import ConsumerStatistics
@@ -50,13 +50,25 @@ def evidence(group: UnitGroup, inputs: Tensor | None = None, seed: int = 0) -> W
     return WidthEvidence(group=group, statistics=statistics, most_removed=group.count, random=Random(seed))
 
 
-def test_magnitude_is_the_norm_over_all_coupled_weights() -> None:
-    assert magnitude.unit_magnitudes(channels(), 2).tolist() == pytest.approx([13.0, 3.0, math.sqrt(3.0)])
-    assert magnitude.unit_magnitudes(channels(), 1).tolist() == pytest.approx([19.0, 5.0, 3.0])
+def test_magnitude_is_the_norm_of_what_a_unit_writes_with() -> None:
+    assert magnitude.unit_magnitudes(channels(), 2, "consumer").tolist() == pytest.approx([12.0, 8**0.5, 2**0.5])
+    assert magnitude.unit_magnitudes(channels(), 1, "consumer").tolist() == pytest.approx([12.0, 4.0, 2.0])
+    assert magnitude.unit_magnitudes(heads(), 2, "consumer").tolist() == pytest.approx([2**0.5, 3.0])
 
 
-def test_magnitude_of_a_kv_group_counts_its_query_rows_key_row_and_output_columns() -> None:
-    assert magnitude.unit_magnitudes(heads(), 2).tolist() == pytest.approx([math.sqrt(5.0), math.sqrt(21.0)])
+def test_magnitude_can_count_all_coupled_weights() -> None:
+    assert magnitude.unit_magnitudes(channels(), 2, "coupled").tolist() == pytest.approx([13.0, 3.0, math.sqrt(3.0)])
+    assert magnitude.unit_magnitudes(channels(), 1, "coupled").tolist() == pytest.approx([19.0, 5.0, 3.0])
+
+
+def test_coupled_magnitude_of_a_kv_group_counts_its_query_rows_key_row_and_output_columns() -> None:
+    wanted = [math.sqrt(5.0), math.sqrt(21.0)]
+    assert magnitude.unit_magnitudes(heads(), 2, "coupled").tolist() == pytest.approx(wanted)
+
+
+def test_magnitude_of_the_consumer_is_wanda_without_activations() -> None:
+    unit_norm = magnitude.rank(magnitude.MagnitudeConfig(matrices="consumer"), evidence(channels())).order
+    assert unit_norm == wanda_sp.METHOD.rank_width(wanda_sp.METHOD.config, evidence(channels(), torch.eye(3))).order
 
 
 def test_wanda_weighs_each_consumer_column_by_its_input() -> None:
@@ -92,10 +104,10 @@ def test_random_depends_on_the_seed_alone_and_visits_every_channel() -> None:
     assert seen == set(range(48))
 
 
-def test_keep_highest_sorts_and_prefers_the_earlier_of_equals() -> None:
-    assert keep_highest([1.0, 3.0, 2.0, 3.0], 2) == (1, 3)
-    assert keep_highest([5.0, 5.0, 5.0], 2) == (0, 1)
-    assert keep_highest(torch.tensor([0.0, -1.0, -2.0]), 3) == (0, 1, 2)
+def test_the_highest_scores_stay_in_order_and_of_equals_the_earlier() -> None:
+    assert rank_by_score([1.0, 3.0, 2.0, 3.0]).kept(2) == (1, 3)
+    assert rank_by_score([5.0, 5.0, 5.0]).kept(2) == (0, 1)
+    assert rank_by_score(torch.tensor([0.0, -1.0, -2.0])).kept(3) == (0, 1, 2)
 
 
 def test_block_influence_of_known_angles() -> None:
@@ -129,7 +141,7 @@ def test_every_method_is_found_by_name_and_by_config() -> None:
         assert REGISTRY.of(method.config) is method
         assert [method.rank_width, method.select_depth, method.find_basis].count(None) == 2
         assert method.paper and method.units
-    assert REGISTRY.named("magnitude").resolved_config == {"order": 2}
+    assert REGISTRY.named("magnitude").resolved_config == {"order": 2, "matrices": "coupled"}
 
 
 def test_unknown_method_names_the_known_ones() -> None:

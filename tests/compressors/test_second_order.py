@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from coupled import gaussian
 from torch import Tensor, nn
 
 from artifacts.errors import CompressionError
 from compressors.compensation import refit_consumer
-from compressors.second_order import Elimination, downdated, quadratic_of
+from compressors.second_order import Elimination, quadratic_of
 from compressors.statistics import ConsumerStatistics
 
 DAMPING = 0.01
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Problem:
@@ -87,13 +84,13 @@ def test_order_and_costs_are_those_of_trying_every_removal(width: int, batch: in
     assert elimination.costs[order].tolist() == pytest.approx(growth, rel=1e-8)
 
 
-@pytest.mark.parametrize("flush_columns", [5, 1024])
+@pytest.mark.parametrize("compact_columns", [5, 1024])
 @pytest.mark.parametrize(("width", "batch"), [(1, None), (1, 1), (1, 4), (1, 7), (4, None), (4, 2)])
 def test_the_updated_weights_are_the_joint_least_squares(
-    width: int, batch: int | None, flush_columns: int, monkeypatch: pytest.MonkeyPatch
+    width: int, batch: int | None, compact_columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the rounds, the pools and the pending downdates, nothing but the removed set may matter."""
-    monkeypatch.setattr("compressors.second_order.FLUSH_COLUMNS", flush_columns)
+    monkeypatch.setattr("compressors.second_order.COMPACT_COLUMNS", compact_columns)
     problem = Problem()
     elimination = problem.elimination(width, batch)
     elimination.remove(24 // width)
@@ -102,6 +99,17 @@ def test_the_updated_weights_are_the_joint_least_squares(
     assert torch.allclose(weights, problem.joint_optimum(kept), rtol=0, atol=1e-8)
     grown = problem.objective(kept) - problem.objective(torch.arange(48))
     assert float(elimination.costs.sum()) == pytest.approx(grown, rel=1e-8)
+
+
+@pytest.mark.parametrize("compact_columns", [5, 1024])
+def test_removing_in_two_goes_is_removing_in_one(compact_columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compressors.second_order.COMPACT_COLUMNS", compact_columns)
+    once, twice = Problem().elimination(), Problem().elimination()
+    once.remove(20)
+    twice.remove(7)
+    twice.remove(13)
+    assert twice.order == once.order
+    assert torch.allclose(twice.survivors()[1], once.survivors()[1], rtol=0, atol=1e-10)
 
 
 def test_selection_followed_by_the_repair_is_the_sequential_result() -> None:
@@ -235,11 +243,3 @@ def test_single_precision_finds_nearly_the_same_set() -> None:
         elimination.remove(48)
     assert single.survivors()[1].dtype == torch.float32
     assert len(set(single.order) & set(double.order)) >= 46
-
-
-def test_one_triangle_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressors.second_order.PANEL_COLUMNS", 7)
-    matrix, kept = gaussian(30, 30, seed=1), torch.arange(1, 30, 2)
-    matrix, factor = matrix + matrix.T, gaussian(4, 15)
-    expected = matrix[kept][:, kept] - factor.T @ factor
-    assert torch.allclose(downdated(matrix, factor, kept), expected, atol=1e-12)

@@ -227,20 +227,21 @@ def test_the_distance_of_a_single_row_cannot_rank() -> None:
 
 
 def test_prunenet_lets_rows_go_that_carry_no_direction_of_their_own() -> None:
-    """Rows 3 and 8 of both producers are nearly zero, row 5 is the only one in its direction."""
+    """Rows 3 and 8 of the producers are nearly zero, row 5 is the only one in its direction."""
     group = ffn_group(gaussian(4, 12, seed=1))
     for producer in group.producers:
         weight = producer.linear.weight
         weight[:, 7] = 0
         weight[5] = 0
-        weight[5, 7] = 3
+        weight[5, 7] = 6
         weight[[3, 8]] *= 1e-4
     ranking = prunenet.rank(prunenet.PruneNetConfig(), evidence_of(group, gaussian(10, 12)))
     assert set(ranking.order[:2]) == {3, 8} and ranking.order[-1] == 5
 
 
-def test_prunenet_counts_gate_and_up() -> None:
+def test_prunenet_looks_at_the_gate_alone() -> None:
     group = ffn_group(gaussian(4, 20, seed=1))
-    costs = prunenet.rank(prunenet.PruneNetConfig(), evidence_of(group, gaussian(10, 20))).costs
-    parts = [prunenet.spectral_shifts(producer.linear.weight) for producer in group.producers]
-    assert torch.allclose(costs, parts[0] + parts[1]) and float(parts[1].min()) > 0
+    before = prunenet.rank(prunenet.PruneNetConfig(), evidence_of(group, gaussian(10, 20))).costs
+    assert torch.allclose(before, prunenet.spectral_shifts(group.producers[0].linear.weight))
+    group.producers[1].linear.weight[3] *= 100
+    assert torch.equal(prunenet.rank(prunenet.PruneNetConfig(), evidence_of(group, gaussian(10, 20))).costs, before)

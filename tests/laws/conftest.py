@@ -10,41 +10,21 @@ import pytest
 from artifacts.measures import MEASURES
 from artifacts.provenance import collect_provenance
 from artifacts.run import RUN_NAME, ArmSummary, Comparison, Estimate, Gate, Level, RunManifest, Workload
-from artifacts.variant import (
-    BaseModelRef,
-    CompressionCost,
-    Footprint,
-    LayerShape,
-    MethodRef,
-    QualityRecord,
-    Ratios,
-    VariantManifest,
-)
-
-DENSE = Footprint(params_total=100, params_blocks=80, weights_bytes=400, kv_bytes_per_token=4, flops_per_token=200)
-SMALL = Footprint(params_total=60, params_blocks=40, weights_bytes=200, kv_bytes_per_token=4, flops_per_token=120)
+from artifacts.variant import Footprint, LayerShape, QualityRecord, Ratios, VariantManifest
+from tests.manifests import DENSE, SMALL, small_manifest
 
 
 def manifest(name: str, footprint: Footprint, loss: float) -> VariantManifest:
-    nominal = 0.5 if footprint is SMALL else 0.0
-    layers = tuple(LayerShape(index=i, query_heads=4, kv_heads=2, ffn_width=16, present=i != 1) for i in range(3))
-    return VariantManifest(
+    return small_manifest(
+        footprint,
         name=name,
-        base=BaseModelRef(name="base", sha256="ab" * 32, architecture="LlamaForCausalLM", footprint=DENSE),
-        method=MethodRef(name="wanda_sp", config={}, units=("ffn",), repair="ridge", seed=0, multiple_of=1),
-        calibration=None,
-        layers=layers,
-        footprint=footprint,
-        ratios=Ratios.between(nominal, DENSE, footprint),
-        expressibility="stock",
-        architecture="LlamaForCausalLM",
+        layers=tuple(LayerShape(index=i, query_heads=4, kv_heads=2, ffn_width=16, present=i != 1) for i in range(3)),
+        ratios=Ratios.between(0.5 if footprint is SMALL else 0.0, DENSE, footprint),
         quality=(
             QualityRecord(
                 metric="loss_nats", value=loss, corpus="text.txt", corpus_sha256="cd", length_tokens=512, tokens=1000
             ),
         ),
-        cost=CompressionCost(wall_s=3, peak_memory_bytes=1 << 20, stages_s={}),
-        versions={},
         checksums={"model.safetensors": name},
     )
 

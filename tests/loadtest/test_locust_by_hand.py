@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from truth_server import Behaviour, TruthServer
 
 from loadtest.protocol import parse_progress, progress_line
+from tests.ports import free_port
 
 Serve = Callable[..., TruthServer]
 
@@ -57,9 +57,7 @@ def test_headless_by_hand(server: TruthServer) -> None:
 
 
 def test_the_web_interface_runs_a_test(server: TruthServer) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [*LOCUST, "--host", server.url, "--web-host", "127.0.0.1", "--web-port", str(port), "--model", "a"]
     page = f"http://127.0.0.1:{port}"
     locust = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from truth_server import Behaviour, TruthServer
 from artifacts.errors import ConfigError, LoadTestError
 from artifacts.run import Level, RunManifest, Workload, read_requests
 from loadtest.runner import LoadTestRequest, make_plan, run_load_test
+from tests.ports import free_port
 
 Serve = Callable[..., TruthServer]
 Ask = Callable[..., LoadTestRequest]
@@ -93,12 +93,6 @@ def test_a_key_is_sent_and_kept_out_of_the_files(serve: Serve, ask: Ask, tmp_pat
         run_load_test(ask(url, tmp_path / "other", api_key="wrong"))
 
 
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
@@ -125,7 +119,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        pytest.param(f"http://127.0.0.1:{unused_port()}", "cannot be reached.*refused", id="nobody listens"),
+        pytest.param(f"http://127.0.0.1:{free_port()}", "cannot be reached.*refused", id="nobody listens"),
         pytest.param("http://no-such-host.invalid", "cannot be reached", id="no such host"),
         pytest.param("https://127.0.0.1:1", "no usable address.*without TLS", id="TLS is not spoken"),
         pytest.param("127.0.0.1:8000", "no usable address", id="the scheme is missing"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.prunebench.conftest import MODEL, Verb
 
 
@@ -107,10 +108,7 @@ def test_taken_port_is_said_before_an_engine_starts(verb: Verb) -> None:
 def test_model_that_does_not_fit(verb: Verb, tmp_path: Path) -> None:
     fleet = tmp_path / "fleet.toml"
     fleet.write_text(f'[[variants]]\nname = "dense"\nmodel = "{MODEL}"\nkv_cache_bytes = {1 << 50}\n')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    outcome = verb("serve", fleet, "--port", port)
+    outcome = verb("serve", fleet, "--port", free_port())
     refused(outcome.code, outcome.stderr, "dense", "memory")
 
 

@@ -19,9 +19,6 @@ from artifacts.variant import (
     MANIFEST_NAME,
     BaseModelRef,
     CalibrationRef,
-    CompressionCost,
-    Footprint,
-    LayerShape,
     MethodRef,
     Ratios,
     Unit,
@@ -30,9 +27,9 @@ from artifacts.variant import (
 )
 from prunebench import demo
 from prunebench import demo_plan as plan
+from tests.manifests import DENSE, SMALL, small_manifest
 
 WEIGHTS = "model.safetensors"
-SIZES = Footprint(params_total=9, params_blocks=6, weights_bytes=36, kv_bytes_per_token=4, flops_per_token=12)
 PRUNED = plan.VARIANTS[1]
 Change = Callable[[VariantManifest], VariantManifest]
 
@@ -41,18 +38,17 @@ def write_variant(folder: Path, wanted: plan.VariantPlan, calibration: Path) -> 
     """A variant as the demo would make it, but for its weights, which are its name."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_text(wanted.name)
-    base = BaseModelRef(
-        name="demo_model",
-        sha256=sha256_of_folder(plan.MODEL_DIR, "*.safetensors"),
-        architecture="LlamaForCausalLM",
-        footprint=SIZES,
-    )
     text = CalibrationRef(
         corpus="t", sha256=sha256_of_file(calibration), tokens=plan.CALIBRATION_TOKENS, window_tokens=512, seed=0
     )
-    manifest = VariantManifest(
+    manifest = small_manifest(
         name=wanted.name,
-        base=base,
+        base=BaseModelRef(
+            name="demo_model",
+            sha256=sha256_of_folder(plan.MODEL_DIR, "*.safetensors"),
+            architecture="LlamaForCausalLM",
+            footprint=DENSE,
+        ),
         method=MethodRef(
             name=wanted.method,
             config={},
@@ -62,13 +58,7 @@ def write_variant(folder: Path, wanted: plan.VariantPlan, calibration: Path) -> 
             multiple_of=plan.MULTIPLE_OF,
         ),
         calibration=text if wanted.calibrated else None,
-        layers=(LayerShape(index=0, query_heads=2, kv_heads=1, ffn_width=4),),
-        footprint=SIZES,
-        ratios=Ratios.between(wanted.ratio, SIZES, SIZES),
-        expressibility="stock",
-        architecture="LlamaForCausalLM",
-        cost=CompressionCost(wall_s=1, peak_memory_bytes=1, stages_s={}),
-        versions={},
+        ratios=Ratios.between(wanted.ratio, DENSE, SMALL),
         checksums={WEIGHTS: sha256_of_file(folder / WEIGHTS)},
     )
     manifest.save(folder / MANIFEST_NAME)

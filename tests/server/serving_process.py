@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 
 from artifacts.fleet import Fleet
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,12 +45,6 @@ def eventually(true: Callable[[], Any], within_s: float, what: str) -> Any:
             return result
         time.sleep(0.01)
     raise AssertionError(f"not within {within_s} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

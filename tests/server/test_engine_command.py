@@ -14,6 +14,7 @@ from artifacts.fleet import Fleet
 from server.engines import EngineCommand, EngineJob, Machine, engine_command, this_machine
 
 GPU_26 = Machine((0, 26), "gpu")
+GPU_31 = Machine((0, 31), "gpu")
 GPU_33 = Machine((0, 33), "gpu")
 CPU_26 = Machine((0, 26), "cpu")
 CPU_32 = Machine((0, 32), "cpu")
@@ -46,9 +47,9 @@ VALUES = [
     (CPU_32, {"kv_cache_bytes": 12345}, "--kv-cache-memory-bytes", "12345", "so does a recent CPU build"),
     (CPU_26, {"kv_cache_bytes": 12345}, "--kv-cache-memory-bytes", None, "an old CPU build takes the environment"),
     (GPU_26, {}, "--custom-histogram-buckets", None, "0.26 does not know the flag"),
-    (GPU_26, {}, "--fingerprint-value", None, "nor this one"),
-    (GPU_33, {}, "--fingerprint-value", "abc123", "0.33 stamps the checkpoint's fingerprint"),
-    (GPU_33, {}, "--fingerprint-mode", "custom", "which needs the mode"),
+    (GPU_31, {}, "--custom-histogram-buckets", None, "nor does 0.31, and an engine refuses to start with it"),
+    (GPU_26, {}, "--fingerprint-value", "abc123", "every version stamps the checkpoint's fingerprint"),
+    (GPU_26, {}, "--fingerprint-mode", "custom", "which needs the mode"),
 ]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_process import Serving, Start, eventually, free_port, loaded, processes_with, simulated
+from serving_process import Serving, Start, eventually, loaded, processes_with, simulated
+
+from tests.ports import free_port
 
 STREAM = {"prompt": "x", "max_tokens": 2000, "stream": True}
 

@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving_process import Serving, Start, eventually, free_port, simulated
+from serving_process import Serving, Start, eventually, simulated
+
+from tests.ports import free_port
 
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "a b c", "max_tokens": 5}),

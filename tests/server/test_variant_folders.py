@@ -8,20 +8,8 @@ import pytest
 from serving_process import Start, simulated
 
 from artifacts.files import sha256_of_file
-from artifacts.variant import (
-    MANIFEST_NAME,
-    BaseModelRef,
-    CompressionCost,
-    Footprint,
-    LayerShape,
-    MethodRef,
-    QualityRecord,
-    Ratios,
-    VariantManifest,
-)
-
-BASE = Footprint(params_total=100, params_blocks=80, weights_bytes=400, kv_bytes_per_token=64, flops_per_token=200)
-PRUNED = Footprint(params_total=60, params_blocks=40, weights_bytes=240, kv_bytes_per_token=32, flops_per_token=120)
+from artifacts.variant import MANIFEST_NAME, QualityRecord, VariantManifest
+from tests.manifests import small_manifest
 
 
 @pytest.fixture
@@ -33,21 +21,8 @@ def variant(tmp_path: Path) -> tuple[Path, VariantManifest]:
     quality = QualityRecord(
         metric="perplexity", value=12.5, corpus="c", corpus_sha256="0" * 64, length_tokens=64, tokens=640
     )
-    manifest = VariantManifest(
-        name="pruned-50",
-        base=BaseModelRef(name="base", sha256="0" * 64, architecture="LlamaForCausalLM", footprint=BASE),
-        method=MethodRef(name="random", config={}, units=("ffn",), repair="none", seed=0, multiple_of=8),
-        calibration=None,
-        layers=(LayerShape(index=0, query_heads=4, kv_heads=2, ffn_width=16),),
-        footprint=PRUNED,
-        ratios=Ratios.between(0.5, BASE, PRUNED),
-        expressibility="stock",
-        architecture="LlamaForCausalLM",
-        quality=(quality,),
-        cost=CompressionCost(wall_s=1, peak_memory_bytes=1, stages_s={}),
-        versions={},
-        checksums={"config.json": sha256_of_file(folder / "config.json")},
-    )
+    checksums = {"config.json": sha256_of_file(folder / "config.json")}
+    manifest = small_manifest(name="pruned-50", quality=(quality,), checksums=checksums)
     manifest.save(folder / MANIFEST_NAME)
     return folder, manifest
 
@@ -58,7 +33,7 @@ def test_shapes_ratios_quality_and_fingerprint_are_listed(start: Start, variant:
     about = serving.client.get("/v1/models/pruned-50").json()["prunebench"]
     assert VariantManifest.model_validate(about["manifest"]) == manifest
     assert about["manifest"]["quality"][0]["value"] == 12.5
-    assert about["manifest"]["footprint"]["weights_bytes"] == 240
+    assert about["manifest"]["footprint"]["weights_bytes"] == 200
     assert about["fingerprint"] == manifest.fingerprint
     assert (about["state"], about["restarts"]) == ("ready", 0)
     answer = serving.client.post("/v1/completions", json={"model": "pruned-50", "prompt": "x"})
