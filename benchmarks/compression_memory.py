@@ -19,7 +19,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
-JSON = FOLDER / "compression_memory_cpu_202611.json"
+STEM = FOLDER / "compression_memory_cpu_202611"
 TOKENS, WINDOW_TOKENS, VOCABULARY = 2048, 256, 128256
 SHAPE = {
     "hidden_size": 2048,
@@ -120,7 +120,9 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
 
 def run() -> None:
     """Saves after every arm; arms that are there already are not measured again."""
-    raw = json.loads(JSON.read_text()) if JSON.is_file() else unmeasured()
+    from benchmarks.pages import draw_page, read_raw, write_raw
+
+    raw = read_raw(STEM) if STEM.with_suffix(".json").is_file() else unmeasured()
     done = {key(row): row for row in raw["rows"]}
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
@@ -133,8 +135,8 @@ def run() -> None:
             if child.returncode:
                 raise SystemExit(child.stderr)
             raw["rows"].append(json.loads(child.stdout.splitlines()[-1]))
-            JSON.write_text(json.dumps(raw, indent=1) + "\n")
-            JSON.with_suffix(".md").write_text(render(raw))
+            write_raw(STEM, raw)
+            draw_page(STEM, render)
             shutil.rmtree(out)
 
 
