@@ -1,8 +1,9 @@
 """Peak memory of a compression that never holds more than one block, on a 1B-shaped random checkpoint.
 
-`python benchmarks/compression_memory.py` writes compression_memory_cpu_202611.json and the page made from it. Each arm
-runs in a process of its own; the peak is the kernel's high-water mark of resident memory above what the interpreter
-held with all libraries imported. Verification reloads the checkpoint in yet another process and is not part of it.
+`python benchmarks/compression_memory.py` writes compression_memory_cpu_202611.json and the page made from it after
+every arm, and goes on behind the arms that are there. Each arm runs in a process of its own; the peak is the kernel's
+high-water mark of resident memory above what the interpreter held with all libraries imported. Verification reloads the
+checkpoint in yet another process and is not part of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-ARMS = (("magnitude", False), ("wanda_sp", False), ("wanda_sp", True), ("obs", True))
+# Method, refit, units and ratio. Of the layers one of sixteen goes: greedy choice repeats itself for every further one.
+WIDTHS, LAYERS = ("ffn,kv", 0.5), ("layers", 0.0625)
+ARMS = (
+    ("magnitude", False, *WIDTHS),
+    ("wanda_sp", False, *WIDTHS),
+    ("wanda_sp", True, *WIDTHS),
+    ("obs", True, *WIDTHS),
+    ("greedy_kl", False, *LAYERS),
+)
 
 
 def write_model(folder: Path) -> None:
@@ -63,10 +72,11 @@ def write_model(folder: Path) -> None:
     (folder / "text.txt").write_text(" ".join(f"w{word}" for word in words))
 
 
-def measure(model: str, method: str, compensate: str, out: str) -> None:
+def measure(model: str, method: str, compensate: str, units: str, ratio: str, out: str) -> None:
     """In a process of its own: prints one JSON object."""
     import torch
 
+    from artifacts.provenance import collect_provenance
     from compressors import pipeline
     from compressors.card import ResourceCard
     from compressors.peak_memory import peak_bytes, restart_peak
@@ -76,12 +86,13 @@ def measure(model: str, method: str, compensate: str, out: str) -> None:
     restart_peak()
     idle_bytes = peak_bytes()
     cards: list[ResourceCard] = []
+    kinds: Any = tuple(units.split(","))
     request = CompressionRequest(
         model=model,
         out=Path(out),
         method=method,
-        ratio=0.5,
-        units=("ffn", "kv"),
+        ratio=float(ratio),
+        units=kinds,
         calibration=f"{model}/text.txt",
         calibration_tokens=TOKENS,
         window_tokens=WINDOW_TOKENS,
@@ -90,15 +101,16 @@ def measure(model: str, method: str, compensate: str, out: str) -> None:
     manifest = pipeline.compress(request, verify=lambda folder: None, announce=cards.append)
     card = cards[0]
     row = {
+        "commit": collect_provenance().commit,
         "method": method,
         "compensate": compensate == "True",
+        "units": units,
+        "ratio": float(ratio),
         "idle_bytes": idle_bytes,
         "peak_above_idle_bytes": manifest.cost.peak_memory_bytes - idle_bytes,
         "block_bytes": card.block_bytes,
-        "states_bytes": card.states_bytes,
-        "statistics_bytes": card.statistics_bytes,
-        "repair_bytes": card.repair_bytes,
-        "piece_bytes": card.piece_bytes,
+        "buffers_bytes": card.buffers_bytes,
+        "buffers_by_stage": card.stages,
         "expected_s": card.expected_s,
         "wall_s": manifest.cost.wall_s,
         "stages_s": manifest.cost.stages_s,
@@ -106,26 +118,37 @@ def measure(model: str, method: str, compensate: str, out: str) -> None:
     print(json.dumps(row))  # noqa: T201
 
 
-def run() -> dict[str, Any]:
-    from artifacts.provenance import collect_provenance
+def run() -> None:
+    """Saves after every arm; arms that are there already are not measured again."""
+    from benchmarks.pages import draw_page, read_raw, write_raw
 
-    rows = []
+    raw = read_raw(STEM) if STEM.with_suffix(".json").is_file() else unmeasured()
+    done = {key(row): row for row in raw["rows"]}
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        for method, compensate in ARMS:
+        for method, compensate, units, ratio in ARMS:
+            if (method, compensate, units, ratio) in done:
+                continue
             out = Path(folder) / "out"
-            command = [sys.executable, __file__, folder, method, str(compensate), str(out)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            command = [sys.executable, __file__, folder, method, str(compensate), units, str(ratio), str(out)]
+            child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+            if child.returncode:
+                raise SystemExit(child.stderr)
+            raw["rows"].append(json.loads(child.stdout.splitlines()[-1]))
+            write_raw(STEM, raw)
+            draw_page(STEM, render)
             shutil.rmtree(out)
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("method", "compensate", "units", "ratio"))
+
+
+def unmeasured() -> dict[str, Any]:
+    from artifacts.provenance import collect_provenance
+
     provenance = collect_provenance().model_dump()
-    return {"shape": SHAPE, "tokens": TOKENS, "window_tokens": WINDOW_TOKENS, "provenance": provenance, "rows": rows}
-
-
-def buffers_bytes(row: dict[str, Any]) -> int:
-    return sum(row[f"{name}_bytes"] for name in ("states", "statistics", "repair", "piece"))
+    return {"shape": SHAPE, "tokens": TOKENS, "window_tokens": WINDOW_TOKENS, "provenance": provenance, "rows": []}
 
 
 def render(raw: dict[str, Any]) -> str:
@@ -135,20 +158,25 @@ def render(raw: dict[str, Any]) -> str:
         "# Peak memory while pruning a 1B-shaped checkpoint",
         "",
         f"Random bfloat16 weights in Llama-3.2-1B's shape (hidden {shape['hidden_size']}, FFN "
-        f"{shape['intermediate_size']}, {shape['num_hidden_layers']} layers), half of the FFN channels and KV groups "
-        f"removed, {raw['tokens'] // raw['window_tokens']} windows of {raw['window_tokens']} tokens, float32 on "
+        f"{shape['intermediate_size']}, {shape['num_hidden_layers']} layers), "
+        f"{raw['tokens'] // raw['window_tokens']} windows of {raw['window_tokens']} tokens, float32 on "
         f"{provenance['cpu']} ({provenance['cpu_cores']} cores), torch {provenance['versions']['torch']}. One run an "
         "arm. The peak is the kernel's high-water mark above the idle interpreter; the buffers are those that the "
-        "card states before the run.",
+        "card states before the run, of the stage that needs most. Other work shared the machine: the seconds say "
+        "how long it took here, not how fast it is.",
         "",
-        "| method | refit | peak above idle, MiB | block, MiB | stated buffers, MiB | (peak - buffers) / block | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| method | removed | refit | peak above idle, MiB | block, MiB | stated buffers, MiB "
+        "| (peak - buffers) / block | buffers / (peak - block) | s |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in raw["rows"]:
-        blocks = (row["peak_above_idle_bytes"] - buffers_bytes(row)) / row["block_bytes"]
-        sizes = (row["peak_above_idle_bytes"], row["block_bytes"], buffers_bytes(row))
-        cells = [row["method"], "yes" if row["compensate"] else "no", *(f"{size / 2**20:.0f}" for size in sizes)]
-        lines.append("| " + " | ".join([*cells, f"{blocks:.2f}", f"{row['wall_s']:.0f}"]) + " |")
+        sizes = (row["peak_above_idle_bytes"], row["block_bytes"], row["buffers_bytes"])
+        peak, block, buffers = sizes
+        shares = (f"{(peak - buffers) / block:.2f}", f"{buffers / (peak - block):.2f}")
+        removed = f"{row['ratio']:.4g} of {row['units'].replace(',', ' and ')}"
+        cells = [row["method"], removed, "yes" if row["compensate"] else "no"]
+        cells += [*(f"{size / 2**20:.0f}" for size in sizes), *shares, f"{row['wall_s']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -160,6 +188,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         measure(*sys.argv[1:])
     else:
-        raw = run()
-        STEM.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
-        STEM.with_suffix(".md").write_text(render(raw))
+        run()

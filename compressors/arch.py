@@ -20,6 +20,8 @@ from artifacts.variant import LayerShape
 from modeling.pruned_config import ARCHITECTURE as PER_LAYER
 
 WidthUnit = Literal["ffn", "kv"]
+# A layer's index and which of its halves.
+Half = tuple[int, WidthUnit]
 
 # In the order in which a layer computes them.
 WIDTH_UNITS: tuple[WidthUnit, ...] = ("kv", "ffn")
@@ -144,6 +146,11 @@ class ModelView:
     @property
     def is_tied(self) -> bool:
         return self.model.lm_head.weight is self.model.model.embed_tokens.weight
+
+
+def unit_columns(query_heads: int, kv_heads: int, head_width: int) -> dict[WidthUnit, int]:
+    """Consumer columns of one unit."""
+    return {"kv": query_heads // kv_heads * head_width, "ffn": 1}
 
 
 def require_supported(architecture: str, config: dict[str, Any], where: str) -> None:

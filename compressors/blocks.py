@@ -99,7 +99,7 @@ class CheckpointModel:
     def logits(self, states: Tensor) -> Tensor:
         norm = self.skeleton.final_norm(self._parameter(FINAL_NORM))
         normed = norm(states.to(self._device))
-        return torch.cat([normed @ rows.T for rows in self._head_rows()], dim=-1)
+        return torch.cat(list(self._head_products(normed)), dim=-1)
 
     def ends(self) -> dict[str, Stored]:
         """The stored tensors outside the blocks: embedding, final norm and, unless tied, head."""
@@ -111,14 +111,15 @@ class CheckpointModel:
             for piece in stored.row_pieces():
                 require_finite_weights(piece, name, self._folder)
 
-    def _head_rows(self) -> Iterator[Tensor]:
-        """[rows, D] slices of the output matrix, in order."""
+    def _head_products(self, normed: Tensor) -> Iterator[Tensor]:
+        """[..., rows] slices of the logits, in order; no two pieces of the output matrix are in memory together."""
         name = EMBEDDING if self.is_tied else HEAD
         if self._resident is not None:
-            yield self._parameter(name)
+            yield normed @ self._parameter(name).T
             return
         for piece in self.stored[name].row_pieces():
-            yield piece.to(self._device, torch.float32)
+            yield normed @ piece.to(self._device, torch.float32).T
+            del piece
 
     def _parameter(self, name: str) -> Tensor:
         if self._resident is not None and name in self._resident:

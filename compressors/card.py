@@ -1,7 +1,7 @@
-"""What a compression will need, said before it begins: memory by purpose and an expected time.
+"""What a compression will need, said before it begins: memory by stage and purpose, and an expected time.
 
-Only the hidden states grow with the calibration text and only the statistics with the square of the widths; both are
-known from shapes alone. The time is the count of multiply-adds over the rate of one small matrix product measured here.
+The bytes follow from shapes alone (`buffers`). The time is the count of multiply-adds over the rate of one small matrix
+product measured here.
 """
 
 from __future__ import annotations
@@ -13,61 +13,38 @@ from dataclasses import dataclass
 import torch
 
 from artifacts.units import format_bytes, format_seconds
+from compressors.buffers import Purposes, Workload, stage_buffers
 from compressors.shards import Stored
-from compressors.statistics import WIDE
-from compressors.streams import piece_tokens
 
 _FLOAT32 = 4
-_FLOAT64 = 8
-# A layer's input, normed input and two products of the FFN's width are alive at once within a piece.
-_LIVE_PRODUCTS = 4
-# Factor, damped and sliced Gram matrix in float64; sliced, missing, fitted and solved weights.
-_SQUARES, _RECTANGLES = 3, 4
 _PROBE_SIZE = 768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What decides memory and time: the calibration's tokens and which sums are kept of them."""
-
-    tokens: int
-    window_tokens: int
-    hidden: int
-    ffn_width: int
-    attention_width: int
-    streams: int
-    products: bool
-    second_order: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceCard:
-    """Bytes by purpose, in float32 unless stated: a block, the calibration's hidden states, the Gram matrix with cross
-    products of the widest consumer, what choosing and repairing takes beside it, a piece's intermediate values."""
+    """Bytes of the largest block in float32; by stage and purpose the bytes of everything else that is alive at once.
+
+    A stage takes up to three blocks beside its buffers: the one at work, what it is cut into, and what is read or
+    written meanwhile.
+    """
 
     block_bytes: int
-    states_bytes: int
-    statistics_bytes: int
-    repair_bytes: int
-    piece_bytes: int
+    stages: Mapping[str, Purposes]
     expected_s: float
 
     @property
     def buffers_bytes(self) -> int:
-        """Everything but blocks."""
-        return self.states_bytes + self.statistics_bytes + self.repair_bytes + self.piece_bytes
+        """Everything but blocks, of the stage that needs most."""
+        return max((sum(purposes.values()) for purposes in self.stages.values()), default=0)
 
     def lines(self) -> tuple[str, ...]:
-        """For people, one purpose a line."""
-        purposes = {
-            "one block": self.block_bytes,
-            "hidden states of the calibration text": self.states_bytes,
-            "Gram and cross products": self.statistics_bytes,
-            "choice and repair": self.repair_bytes,
-            "intermediate values": self.piece_bytes,
-        }
-        wanted = [f"{name}: {format_bytes(size)}" for name, size in purposes.items() if size]
-        return (*wanted, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
+        """For people: a block, a stage's buffers a line, the time."""
+        stages = [
+            f"{stage}: {', '.join(f'{name} {format_bytes(size)}' for name, size in purposes.items())}"
+            for stage, purposes in self.stages.items()
+        ]
+        block = f"one block: {format_bytes(self.block_bytes)}, up to three at once"
+        return (block, *stages, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
 
 
 def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceCard:
@@ -77,38 +54,11 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
         if name.startswith("model.layers."):
             index = name.split(".")[2]
             blocks[index] = blocks.get(index, 0) + tensor.header.elements
-    largest, hidden = max(blocks.values()), workload.hidden
-    widest = max(workload.ffn_width, workload.attention_width)
     return ResourceCard(
-        block_bytes=largest * _FLOAT32,
-        states_bytes=workload.streams * workload.tokens * hidden * _FLOAT32,
-        statistics_bytes=_statistics_bytes(workload, widest),
-        repair_bytes=_repair_bytes(workload, widest),
-        piece_bytes=_piece_bytes(workload, widest),
+        block_bytes=max(blocks.values()) * _FLOAT32,
+        stages=stage_buffers(workload),
         expected_s=_operations(workload, sum(blocks.values())) / _operations_per_s(),
     )
-
-
-def _statistics_bytes(workload: Workload, widest: int) -> int:
-    if not workload.products:
-        return 0
-    size = _FLOAT64 if widest <= WIDE else _FLOAT32
-    temporary = widest * widest * _FLOAT32 if widest <= WIDE else 0
-    return widest * (widest + workload.hidden) * size + temporary
-
-
-def _repair_bytes(workload: Workload, widest: int) -> int:
-    if not workload.products:
-        return 0
-    size = _FLOAT64 * (_SQUARES * widest * widest + _RECTANGLES * widest * workload.hidden)
-    return size * 2 if workload.second_order else size
-
-
-def _piece_bytes(workload: Workload, widest: int) -> int:
-    if not workload.streams:
-        return 0
-    tokens = max(workload.window_tokens, piece_tokens(widest))
-    return _LIVE_PRODUCTS * tokens * widest * _FLOAT32
 
 
 def _operations(workload: Workload, block_elements: int) -> float:

@@ -13,6 +13,9 @@ text: lambda = (0.01 + 4 * columns / tokens) * mean diagonal of G. `benchmarks/c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -36,12 +39,14 @@ def refit_consumer(
     the system solvable.
     """
     gram, cross = kept_products(statistics, columns)
-    sliced = consumer.weight.detach().to(gram)
     if not bool(gram.diagonal().any()):
         return
+    signal = gram.diagonal() > 0
     share = damping_share(len(columns), statistics.tokens) if damping is None else damping
-    fitted = solve_ridge(gram, cross, sliced, share)
-    fitted = torch.where(gram.diagonal() > 0, fitted, sliced)
+    factor, ridge = factorise(gram, share)
+    del gram  # the solver takes a copy of the factor
+    sliced = consumer.weight.detach().to(factor)
+    fitted = torch.where(signal, _solve(factor, ridge, cross, sliced), sliced)
     consumer.weight = nn.Parameter(fitted.to(consumer.weight), requires_grad=False)
 
 
@@ -52,7 +57,7 @@ def kept_products(statistics: ConsumerStatistics, columns: Tensor) -> tuple[Tens
     """
     assert statistics.gram is not None and statistics.cross is not None
     kept = columns.to(statistics.gram.device)
-    gram = statistics.gram.index_select(0, kept).index_select(1, kept)
+    gram = statistics.gram[kept[:, None], kept]
     cross = statistics.cross.index_select(1, kept)
     require_finite(gram, cross)
     return gram, cross
@@ -65,7 +70,10 @@ def damping_share(columns: int, tokens: int) -> float:
 
 def solve_ridge(gram: Tensor, cross: Tensor, base: Tensor, damping: float) -> Tensor:
     """`(cross + lambda base)(gram + lambda I)^-1` [rows, columns] in the type of `gram`, lambda as in `factorise`."""
-    factor, ridge = factorise(gram, damping)
+    return _solve(*factorise(gram, damping), cross, base)
+
+
+def _solve(factor: Tensor, ridge: float, cross: Tensor, base: Tensor) -> Tensor:
     return torch.cholesky_solve((cross + ridge * base).T, factor).T
 
 
@@ -78,12 +86,23 @@ def factorise(gram: Tensor, damping: float) -> tuple[Tensor, float]:
     mean = float(gram.diagonal().mean())
     for attempt in range(_ATTEMPTS):
         ridge = max(damping, _FLOOR) * _ESCALATION**attempt * mean
-        damped = gram.clone()
-        damped.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        with _damped(gram, ridge):
+            factor, failed = torch.linalg.cholesky_ex(gram)
         if int(failed) == 0:
             return factor, ridge
+        del factor
     raise CompressionError(
         "The calibration's Gram matrix cannot be factorised. Use more calibration tokens or a method and repair "
         "without second-order statistics."
     )
+
+
+@contextmanager
+def _damped(gram: Tensor, ridge: float) -> Iterator[None]:
+    """Adds to the diagonal for a while: a damped copy would be one more of the largest things in memory."""
+    diagonal = gram.diagonal().clone()
+    gram.diagonal().add_(ridge)
+    try:
+        yield
+    finally:
+        gram.diagonal().copy_(diagonal)

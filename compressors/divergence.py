@@ -11,17 +11,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compressors.arch import WIDTH_UNITS
+from compressors.arch import WIDTH_UNITS, LayerView, WidthUnit
 from compressors.blocks import BlockModel
 from compressors.levels import LevelSource, WholeHalves
 from compressors.plan import Allocation
-from compressors.streams import hidden_states
+from compressors.streams import hidden_states, piece_tokens
 
 # Hidden states of all candidates of a pass together stay below this.
-_STATES_BYTES = 1 << 29
+STATES_BYTES = 1 << 29
 _LOGIT_TOKENS = 2048
+_LOGIT_ELEMENTS = 1 << 25
 
 Prefix = tuple[int, ...]
+
+
+def logit_tokens(vocabulary: int) -> int:
+    """How many tokens become logits at once: fewer where the vocabulary is large."""
+    return max(1, min(_LOGIT_TOKENS, _LOGIT_ELEMENTS // vocabulary))
 
 
 class DivergenceBench:
@@ -52,7 +58,7 @@ class DivergenceBench:
         windows = len(self._embedded) if max_tokens is None else max(1, min(len(self._embedded), max_tokens // length))
         unique = list(dict.fromkeys(candidates))
         size = windows * length * self._embedded.shape[2] * self._embedded.element_size()
-        together = max(1, int(_STATES_BYTES // size))
+        together = max(1, int(STATES_BYTES // size))
         found: dict[Allocation, float] = {}
         for start in range(0, len(unique), together):
             lot = unique[start : start + together]
@@ -72,22 +78,35 @@ class DivergenceBench:
                 ]
                 cut = {count: levels.at(index, layer, unit, count) for count in {prefix[-1] for prefix in longer}}
                 states = {
-                    prefix: cut[prefix[-1]].run(unit, states[prefix[:-1]], self._arguments[index])
+                    prefix: self._behind(cut[prefix[-1]], index, unit, states[prefix[:-1]])
                     for prefix in dict.fromkeys(longer)
                 }
                 prefixes = longer
+            del layer, cut
         divergences = self._against_dense(states, windows)
         return [divergences[prefix] for prefix in prefixes]
+
+    def _behind(self, layer: LayerView, index: int, unit: WidthUnit, states: Tensor) -> Tensor:
+        """States behind a half layer, some windows at a time: its intermediate values are wider than they are."""
+        if not layer.has(unit):
+            return states
+        moved = torch.empty_like(states)
+        windows = max(1, piece_tokens(int(self._model.config.intermediate_size)) // states.shape[1])
+        for start in range(0, len(states), windows):
+            piece = slice(start, start + windows)
+            moved[piece] = layer.run(unit, states[piece], self._arguments[index])
+        return moved
 
     def _against_dense(self, states: dict[Prefix, Tensor], windows: int) -> dict[Prefix, float]:
         sums = dict.fromkeys(states, 0.0)
         dense = self._dense[:windows].flatten(0, 1)
-        for start in range(0, len(dense), _LOGIT_TOKENS):
-            piece = slice(start, start + _LOGIT_TOKENS)
+        tokens = logit_tokens(int(self._model.config.vocab_size))
+        for start in range(0, len(dense), tokens):
+            piece = slice(start, start + tokens)
             wanted = self._log_probs(dense[piece])
             for prefix, ends in states.items():
                 given = self._log_probs(ends.flatten(0, 1)[piece])
-                sums[prefix] += float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
+                sums[prefix] += float(wanted.exp().mul_(wanted - given).sum(dtype=torch.float64))
         return {prefix: total / len(dense) for prefix, total in sums.items()}
 
     def _log_probs(self, states: Tensor) -> Tensor:

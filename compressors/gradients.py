@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from artifacts.progress import Progress
-from compressors.arch import WIDTH_UNITS, LayerView, WidthUnit
+from compressors.arch import WIDTH_UNITS, Half, LayerView, WidthUnit
 from compressors.blocks import BlockModel
-from compressors.levels import Half
 from compressors.plan import Ranking
 from compressors.registry import Method, WidthEvidence
 from compressors.streams import first_states, hidden_states
@@ -29,19 +28,18 @@ def gradient_rankings(
     """The method's ranking of every half layer, on the mean next-token loss over the windows [N, T] of token ids."""
     assert method.rank_width is not None
     rankings: dict[Half, Ranking] = {}
-    for done, (index, layer) in enumerate(_blocks_with_gradients(model, windows)):
-        progress("gradients", done, len(model))
+    for index, layer in _blocks_with_gradients(model, windows):
+        progress("gradients", len(model) - 1 - index, len(model))
         for unit in units:
-            group = layer.group(unit)
-            evidence = WidthEvidence(
-                group=group,
-                statistics=None,
-                most_removed=group.count,
-                random=Random(f"{seed}/{index}/{unit}"),
-            )
-            rankings[index, unit] = method.rank_width(method.config, evidence)
+            rankings[index, unit] = method.rank_width(method.config, _evidence(index, layer, unit, seed))
+        del layer  # else the next block would be loaded beside this one and its gradients
     progress("gradients", len(model), len(model))
     return rankings
+
+
+def _evidence(index: int, layer: LayerView, unit: WidthUnit, seed: int) -> WidthEvidence:
+    group, random = layer.group(unit), Random(f"{seed}/{index}/{unit}")
+    return WidthEvidence(group=group, statistics=None, most_removed=group.count, random=random)
 
 
 def _blocks_with_gradients(model: BlockModel, windows: Tensor) -> Iterator[tuple[int, LayerView]]:
@@ -59,6 +57,7 @@ def _blocks_with_gradients(model: BlockModel, windows: Tensor) -> Iterator[tuple
             behind[piece] = _run_back(layer, inputs[index][piece], behind[piece], course.arguments[index], model.device)
         yield index, layer
         inputs.pop()
+        del layer
 
 
 def _loss_gradient(model: BlockModel, states: Tensor, ids: Tensor, predicted_tokens: int) -> Tensor:

@@ -8,17 +8,21 @@ half at a time: all its levels are solved from them before the pass goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from artifacts.progress import Progress, silent
-from compressors.arch import WIDTH_UNITS, LayerView
+from compressors.arch import WIDTH_UNITS, Half, LayerView, unit_columns
 from compressors.blocks import BlockModel
-from compressors.levels import Half, LevelLibrary, with_own_half
-from compressors.plan import Allocation
+from compressors.level_store import level_bytes, store_for
+from compressors.levels import LevelLibrary, with_own_half
+from compressors.plan import Allocation, LayerBudget
 from compressors.sequential import PruningJob, cut_and_repair, rank_half
 from compressors.streams import Streams
+from modeling.pruned_config import head_width
 
 Counts = Mapping[Half, Sequence[int]]
 
@@ -31,23 +35,41 @@ def build_levels(
     base: Allocation,
     counts: Counts,
     progress: Progress = silent,
+    folder: Path | None = None,
 ) -> LevelLibrary:
     """Levels of the wanted counts, and of the base's own, by half layer.
 
-    `windows` [N, T] of token ids may be None for a job that looks at no activations.
+    `windows` [N, T] of token ids may be None for a job that looks at no activations. Levels that memory is not to hold
+    go to `folder`, where whatever is there is removed. None keeps them in memory.
     """
     streams = None
     if windows is not None and job.wants_streams:
         streams = Streams(model, windows, keep_dense=job.wants_products)
-    library = LevelLibrary()
+    library = LevelLibrary(store=store_for(_size_bytes(model.config, counts, job.dtype), folder, job.dtype))
     for index in range(len(model)):
         progress("levels", index, len(model))
-        layer = model.load(index)
-        for unit in WIDTH_UNITS:
-            wanted = {*counts.get((index, unit), ()), base[index].count(unit)}
-            _build_half(library, (index, unit), layer, job, streams, base[index].count(unit), wanted)
+        _build_block(library, index, model.load(index), job, streams, base[index], counts)
     progress("levels", len(model), len(model))
     return library
+
+
+def _size_bytes(config: Any, counts: Counts, dtype: torch.dtype) -> int:
+    columns = unit_columns(config.num_attention_heads, config.num_key_value_heads, head_width(config))
+    return level_bytes(counts, columns, config.hidden_size, dtype)
+
+
+def _build_block(
+    library: LevelLibrary,
+    index: int,
+    layer: LayerView,
+    job: PruningJob,
+    streams: Streams | None,
+    base: LayerBudget,
+    counts: Counts,
+) -> None:
+    for unit in WIDTH_UNITS:
+        wanted = {*counts.get((index, unit), ()), base.count(unit)}
+        _build_half(library, (index, unit), layer, job, streams, base.count(unit), wanted)
 
 
 def _build_half(
@@ -70,10 +92,7 @@ def _build_half(
     for count in cut if job.repair != "none" else ():
         own = with_own_half(layer, unit)
         cut_and_repair(own.group(unit), library.rankings[half].kept(count), statistics, job)
-        consumer = own.group(unit).consumer
-        library.consumers[half, count] = consumer.weight.detach()
-        if consumer.bias is not None:
-            library.biases[half, count] = consumer.bias.detach()
+        library.store.keep(half, count, own.group(unit).consumer)
     if streams is not None:
         streams.pruned.move(index, library.at(index, layer, unit, base_count), unit)
 

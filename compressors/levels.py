@@ -1,7 +1,7 @@
 """Half layers at every width a search may ask for.
 
 A width is a prefix removed from one nested ranking, so a level is known by its count of surviving units alone. Repaired
-consumers differ per level and are made once, where the statistics are at hand, and looked up afterwards.
+consumers differ per level; they are made once, where the statistics are at hand, and looked up in a store afterwards.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from compressors.arch import LayerView, WidthUnit
+from compressors.arch import Half, LayerView, WidthUnit
+from compressors.level_store import LevelStore, MemoryLevels
 from compressors.plan import Ranking
 from compressors.surgery import keep_units, remove_half
-
-Half = tuple[int, WidthUnit]
 
 
 class LevelSource(Protocol):
@@ -35,11 +34,10 @@ class WholeHalves:
 
 @dataclass(frozen=True, slots=True)
 class LevelLibrary:
-    """Rankings by half; by half and count, repaired consumers' weights [rows, kept columns] and biases [rows]."""
+    """Rankings by half, and where the repaired consumers are."""
 
     rankings: dict[Half, Ranking] = field(default_factory=dict)
-    consumers: dict[tuple[Half, int], Tensor] = field(default_factory=dict)
-    biases: dict[tuple[Half, int], Tensor] = field(default_factory=dict)
+    store: LevelStore = field(default_factory=MemoryLevels)
 
     def at(self, index: int, layer: LayerView, unit: WidthUnit, count: int) -> LayerView:
         if count == layer.count(unit):
@@ -49,13 +47,18 @@ class LevelLibrary:
         cut = with_own_half(layer, unit)
         group = cut.group(unit)
         keep_units(group, self.rankings[index, unit].kept(count))
-        repaired = self.consumers.get(((index, unit), count))
+        repaired = self.store.find((index, unit), count)
         if repaired is not None:
-            group.consumer.weight = nn.Parameter(repaired.to(group.consumer.weight), requires_grad=False)
-        bias = self.biases.get(((index, unit), count))
-        if bias is not None:
-            group.consumer.bias = nn.Parameter(bias.to(group.consumer.weight), requires_grad=False)
+            like = group.consumer.weight
+            group.consumer.weight = nn.Parameter(repaired.weight.to(like), requires_grad=False)
+            if repaired.bias is not None:
+                group.consumer.bias = nn.Parameter(repaired.bias.to(like), requires_grad=False)
         return cut
+
+    def drop(self) -> None:
+        """Forgets everything: a search's next levels are built when its last ones are gone."""
+        self.rankings.clear()
+        self.store.drop()
 
 
 def without_half(layer: LayerView, unit: WidthUnit) -> LayerView:
@@ -66,10 +69,12 @@ def without_half(layer: LayerView, unit: WidthUnit) -> LayerView:
 
 
 def with_own_half(layer: LayerView, unit: WidthUnit) -> LayerView:
-    """The same block with a copy of one half that may be cut; the rest is shared."""
+    """The same block with one half that may be cut; all weights are shared until surgery puts others in their place."""
     module = _shallow(layer.module)
     name = "self_attn" if unit == "kv" else "mlp"
-    setattr(module, name, copy.deepcopy(getattr(module, name)))
+    half = getattr(module, name)
+    shared = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in half.parameters()}
+    setattr(module, name, copy.deepcopy(half, dict(shared)))
     return LayerView(module)
 
 

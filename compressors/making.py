@@ -28,12 +28,8 @@ from compressors.skeleton import Skeleton
 from compressors.slicing import HiddenCut, SlicedEnds, narrowed_config, slice_blocks
 from compressors.source import Source
 from compressors.streams import half_states
-from compressors.task import Task, pruning_job
+from compressors.task import Task, pruning_job, stays_resident
 from compressors.workspace import BlockFolder, Workspace
-
-# A search visits every block many times; a model below this size stays in memory for it.
-_RESIDENT_BYTES = 1 << 33
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +130,16 @@ class Maker:
         found = self.workspace.found_allocation()
         if found is None:
             source, allocator = self.task.source, self.task.allocator
-            fits = source.footprint.params_blocks * _FLOAT_BYTES <= _RESIDENT_BYTES
-            model = CheckpointModel(source.folder, self.task.request.device, keep_resident=fits)
-            dense = replace(job, allocation=target.space.dense_allocation)
-            problem = Problem(target=target, model=model, job=dense, windows=self.windows, progress=self.progress)
+            problem = Problem(
+                target=target,
+                model=CheckpointModel(
+                    source.folder, self.task.request.device, keep_resident=stays_resident(source.footprint)
+                ),
+                job=replace(job, allocation=target.space.dense_allocation),
+                windows=self.windows,
+                progress=self.progress,
+                folder=self.workspace.levels,
+            )
             found = allocator.allocate(allocator.config, problem)
             self.workspace.keep_allocation(found)
         return found

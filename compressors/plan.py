@@ -84,6 +84,6 @@ class Ranking:
 
 def rank_by_score(scores: Tensor | Sequence[float]) -> Ranking:
     """Lowest score goes first; of equal scores the later index goes first. A score is the cost of its unit."""
-    values = [float(score) for score in scores]
+    values = [float(score) for score in (scores.tolist() if isinstance(scores, Tensor) else scores)]
     order = sorted(range(len(values)), key=lambda index: (values[index], -index))
     return Ranking(order=tuple(order), costs=torch.tensor(values, dtype=torch.float64))

@@ -27,6 +27,10 @@ from compressors.statistics import ConsumerStatistics
 # "gradients" stands alone: the language-model loss's gradient in `.grad` of every coupled weight of the dense model.
 Need = Literal["nothing", "energy", "gram", "gradients"]
 
+# What is looked at before anything is cut, which decides how much memory it takes: nothing, how the dense states turn,
+# candidates against the dense model, the directions of its stream, rankings on it, or refitted levels.
+Survey = Literal["none", "influence", "candidates", "basis", "rankings", "levels"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WidthEvidence:
@@ -62,7 +66,8 @@ class Method:
     stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head. A
     method has one of the three.
 
-    The first of `units` is pruned when a user names none.
+    The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
+    many of them are judged together, None for one per removal that is possible.
     """
 
     name: str
@@ -73,6 +78,8 @@ class Method:
     rank_width: WidthRanker | None = None
     select_depth: DepthSelector | None = None
     find_basis: BasisFinder | None = None
+    survey: Survey = "none"
+    candidates: int | None = None
 
     @property
     def needs_calibration(self) -> bool:

@@ -14,7 +14,7 @@ scores everything, takes a pool of the cheapest units and is exact and greedy in
 through W_P^T W_P; then the round's removals are applied at once, to W directly and to H^-1 as a low-rank downdate that
 is never written out: only the rows of a round's removals are needed again, and they are downdated on the way. That
 costs fewer operations than writing out a triangle, and no second copy of the largest matrix. What is gone is dropped
-from everything but H^-1 every `_COMPACT_COLUMNS` columns. With a pool of all units the order is the plain greedy one.
+from everything but H^-1 every `COMPACT_COLUMNS` columns. With a pool of all units the order is the plain greedy one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from compressors.compensation import factorise
 from compressors.plan import Ranking
 from compressors.statistics import require_finite
 
-_COMPACT_COLUMNS = 1024
+COMPACT_COLUMNS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
 _BATCH_COLUMNS = 128
@@ -50,8 +50,7 @@ def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: floa
     """
     require_finite(gram) if cross is None else require_finite(gram, cross)
     factor, ridge = factorise(gram, damping)
-    inverse = torch.cholesky_inverse(factor)
-    del factor
+    inverse = torch.cholesky_inverse(factor, out=factor)
     weights = base.T.to(gram).clone() if cross is None else inverse @ (cross + ridge * base.to(gram)).T
     weights[gram.diagonal() <= 0] = 0
     return Quadratic(weights.contiguous(), inverse)
@@ -121,7 +120,7 @@ class Elimination:
         self._apply(chosen)
         self.order += self._units[chosen].tolist()
         self.costs[self._units[chosen].cpu()] = pick_costs.double().cpu()
-        if len(self._alive) * self._width >= int(self._alive.sum()) * self._width + _COMPACT_COLUMNS:
+        if len(self._alive) * self._width >= int(self._alive.sum()) * self._width + COMPACT_COLUMNS:
             self._compact()
         return len(picks)
 
@@ -227,7 +226,10 @@ def _self_products(blocks: Tensor) -> Tensor:
 def _round_sizes(units: int, width: int, batch: int | None) -> tuple[int, int]:
     """Units removed per round, and units in its pool."""
     if batch is None:
-        if units * width <= _EXACT_COLUMNS:
-            return units, units
-        batch = max(1, _BATCH_COLUMNS // width)
-    return batch, batch * _POOL_PER_BATCH
+        batch = round_columns(units * width, width) // width
+    return batch, min(batch * _POOL_PER_BATCH, units)
+
+
+def round_columns(columns: int, width: int) -> int:
+    """Columns removed per round where nobody says otherwise: all of few, else about 128."""
+    return columns if columns <= _EXACT_COLUMNS else max(width, _BATCH_COLUMNS // width * width)

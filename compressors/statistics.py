@@ -33,8 +33,10 @@ class ConsumerStatistics:
         """`inputs` [..., columns]; `wanted` [..., rows] is required where the repair's sums are kept."""
         x = inputs.reshape(-1, inputs.shape[-1])
         self.tokens += len(x)
-        self.total += x.double().sum(dim=0)
-        self.energy += x.double().square().sum(dim=0)
+        exact = x.to(torch.float64, copy=True)
+        self.total += exact.sum(dim=0)
+        self.energy += exact.square_().sum(dim=0)
+        del exact
         if self.gram is not None and self.cross is not None and wanted is not None:
             _add_product(self.gram, x, x)
             _add_product(self.cross, wanted.reshape(-1, wanted.shape[-1]), x)

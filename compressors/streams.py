@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,11 @@ def captured_input(module: nn.Module) -> Iterator[Capture]:
 
 def hidden_states(model: BlockModel, windows: Tensor) -> Iterator[Tensor]:
     """The dense hidden states [N, T, D] before block 0, after it, ... after the last; each a tensor of its own."""
-    return islice(half_states(model, windows), 0, None, len(WIDTH_UNITS))
+    course = first_states(model, windows)
+    yield course.states.clone()
+    for index in range(len(model)):
+        course.move_through(index, model.load(index))
+        yield course.states.clone()
 
 
 def half_states(model: BlockModel, windows: Tensor) -> Iterator[Tensor]:
@@ -163,6 +166,7 @@ def half_states(model: BlockModel, windows: Tensor) -> Iterator[Tensor]:
         for unit in WIDTH_UNITS:
             course.move(index, layer, unit)
             yield course.states.clone()
+        del layer
 
 
 def _placed(states: Tensor, folder: Path | None, name: str) -> Tensor:

@@ -7,16 +7,20 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from artifacts.errors import ConfigError
 from artifacts.files import require_free_name, sha256_of_file
 from artifacts.provenance import package_versions
 from artifacts.unfinished import key_of
-from artifacts.variant import AllocationRef, Unit
+from artifacts.variant import AllocationRef, Footprint, Unit
 from compressors.allocation.opening import open_target
 from compressors.allocation.problem import Allocator
 from compressors.allocation.space import Target
+from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
+from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
-from compressors.card import Workload
+from compressors.headers import read_headers
+from compressors.level_store import level_bytes
 from compressors.plan import Allocation
 from compressors.registry import Method
 from compressors.repair import Repair
@@ -30,6 +34,12 @@ from compressors.request import (
 )
 from compressors.sequential import PruningJob
 from compressors.source import Source, load_tokenizer, open_source
+
+_RESIDENT_BYTES = 1 << 33
+_FLOAT_BYTES = 4
+_CONSUMER_BIASES: dict[Unit, str] = {"kv": "self_attn.o_proj.bias", "ffn": "mlp.down_proj.bias"}
+# More candidates than are ever judged together.
+_MANY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,7 @@ def resolve_task(request: CompressionRequest) -> Task:
     require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
+    _require_biases(repair, units, source)
     base, asked = source.dimensions, request.multiple_of
     multiple = default_multiple(base.ffn_width) if asked is None else asked
     budget, target = None, None
@@ -94,6 +105,19 @@ def resolve_task(request: CompressionRequest) -> Task:
         target=target,
         multiple_of=multiple,
     )
+
+
+def _require_biases(repair: Repair, units: tuple[Unit, ...], source: Source) -> None:
+    """A stock checkpoint has no place for a constant where the model has none."""
+    if repair != "bias":
+        return
+    headers = read_headers(source.folder)
+    bare = [unit for unit in units if not any(name.endswith(_CONSUMER_BIASES[unit]) for name in headers)]
+    if bare:
+        raise ConfigError(
+            f"Repair bias adds to the biases behind {' and '.join(bare)}, but {source.name} has none. "
+            "Use --repair ridge or none."
+        )
 
 
 def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
@@ -118,20 +142,66 @@ def work_key(task: Task, windows: Tensor | None) -> str:
     return key_of(decisive)
 
 
+def stays_resident(footprint: Footprint) -> bool:
+    """Whether a search keeps the model in memory, because it visits every block many times."""
+    return footprint.params_blocks * _FLOAT_BYTES <= _RESIDENT_BYTES
+
+
 def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
-    job, config = pruning_job(task), task.source.config
+    job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
     looks = windows is not None and job.wants_streams
+    survey = task.method.survey if task.target is None else task.allocator.survey
+    depth_options = layers * len(task.units)
     return Workload(
-        tokens=windows.numel() if looks and windows is not None else 0,
+        tokens=0 if windows is None else windows.numel(),
         window_tokens=task.request.window_tokens,
+        layers=layers,
         hidden=config["hidden_size"],
         ffn_width=config["intermediate_size"],
         attention_width=config["num_attention_heads"] * config["head_dim"],
+        vocabulary=config["vocab_size"],
+        consumers=_consumers(task) if looks else (),
         streams=looks * (1 + job.wants_products),
         products=looks and job.wants_products,
         second_order=looks and task.method.needs == "gram",
+        gradients=task.method.needs == "gradients" and windows is not None,
+        survey=survey,
+        candidates=(task.method.candidates or depth_options) if survey == "candidates" else _MANY,
+        resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence") else 0,
+        level_bytes=_level_bytes(task),
     )
+
+
+def _consumers(task: Task) -> tuple[Consumer, ...]:
+    """Those whose inputs are summed; a spread budget may leave nearly all columns of one."""
+    base, budget, columns = task.source.dimensions, task.budget, _unit_columns(task)
+    had: dict[WidthUnit, int] = {"kv": base.kv_heads, "ffn": base.ffn_width}
+    left = had if budget is None else {"kv": budget.kv_heads, "ffn": budget.ffn_width}
+    return tuple(
+        Consumer(columns=had[unit] * columns[unit], kept=left[unit] * columns[unit], unit_columns=columns[unit])
+        for unit in WIDTH_UNITS
+        if unit in task.units or task.narrows_the_stream
+    )
+
+
+def _unit_columns(task: Task) -> dict[WidthUnit, int]:
+    config = task.source.config
+    return unit_columns(config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"])
+
+
+def _resident_bytes(task: Task) -> int:
+    if task.target is None or not stays_resident(task.source.footprint):
+        return 0
+    ends = task.source.config["vocab_size"] * task.source.config["hidden_size"]
+    return (task.source.footprint.params_blocks + ends) * _FLOAT_BYTES
+
+
+def _level_bytes(task: Task) -> int:
+    if task.target is None or task.allocator.levels is None or task.repair == "none":
+        return 0
+    counts = task.allocator.levels(task.allocator.config, task.target)
+    return level_bytes(counts, _unit_columns(task), task.source.config["hidden_size"], task.source.dtype)
 
 
 def task_calibration(task: Task) -> CalibrationSet | None:

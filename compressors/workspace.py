@@ -62,7 +62,8 @@ def resumable_directory(final: Path, key: str, *, keep_unfinished: bool = True) 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """`blocks` holds what is finished, `result` what will get the final name, `states` the memory-mapped streams."""
+    """`blocks` holds what is finished, `result` what will get the final name, `states` the memory-mapped streams,
+    `levels` what a search has no room for in memory."""
 
     folder: Path
 
@@ -77,6 +78,10 @@ class Workspace:
     @property
     def states(self) -> Path:
         return self.folder / "states"
+
+    @property
+    def levels(self) -> Path:
+        return self.folder / "levels"
 
     @property
     def is_started(self) -> bool:
@@ -95,7 +100,7 @@ class Workspace:
 
     def prepare(self) -> None:
         """Keeps finished blocks and a found allocation of an earlier attempt, and nothing else of it."""
-        for part in (self.result, self.states):
+        for part in (self.result, self.states, self.levels):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         self.blocks.mkdir(exist_ok=True)

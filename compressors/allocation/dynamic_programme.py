@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressors.allocation.marginals import best_sum, grid_around, marginal_options
+from compressors.allocation.marginals import Grid, best_sum, grid_around, marginal_options
 from compressors.allocation.problem import Allocator, Problem
+from compressors.allocation.space import Target
 from compressors.allocation.uniform import uniform_within
 from compressors.divergence import DivergenceBench
 from compressors.level_building import build_levels
@@ -28,13 +29,17 @@ class DynamicProgrammeConfig:
     measured_tokens: int = 8192
 
 
+def levels(config: DynamicProgrammeConfig, target: Target) -> Grid:
+    return grid_around(target.space, uniform_within(target), config.step, config.reach)
+
+
 def allocate(config: DynamicProgrammeConfig, problem: Problem) -> Allocation:
     target, windows = problem.target, problem.required_windows
-    base = uniform_within(target)
-    grid = grid_around(target.space, base, config.step, config.reach)
-    library = build_levels(problem.model, problem.job, windows, base, grid, problem.progress)
+    base, grid = uniform_within(target), levels(config, target)
+    library = build_levels(problem.model, problem.job, windows, base, grid, problem.progress, problem.folder)
     bench = DivergenceBench(problem.model, windows)
     options = marginal_options(bench, library, target, base, grid, config.measured_tokens)
+    library.drop()
     chosen = best_sum(target, base, options) or base
     return target.filled(chosen, dict.fromkeys(target.space.halves, 0.0))
 
@@ -45,4 +50,6 @@ ALLOCATOR = Allocator(
     needs_text=True,
     paper="knapsack over layer-wise levels as in ZipLM (arXiv 2302.04089), with damages measured on the output",
     allocate=allocate,
+    survey="levels",
+    levels=levels,
 )

@@ -12,7 +12,7 @@ from random import Random
 
 from compressors.allocation.marginals import Grid
 from compressors.allocation.space import Target, resized
-from compressors.levels import Half
+from compressors.arch import Half
 from compressors.plan import Allocation
 
 # Divergences in nats per token of candidates on the first so many tokens.

@@ -17,6 +17,7 @@ from random import Random
 from compressors.allocation.evolution import Mutation, Screening, evolve
 from compressors.allocation.marginals import Grid, best_sum, grid_around, marginal_options
 from compressors.allocation.problem import Allocator, Problem
+from compressors.allocation.space import Target
 from compressors.allocation.uniform import uniform_within
 from compressors.divergence import DivergenceBench
 from compressors.level_building import build_levels
@@ -55,6 +56,12 @@ class EvolutionaryConfig:
         )
 
 
+def levels(config: EvolutionaryConfig, target: Target) -> Grid:
+    """Those of the first round."""
+    base = uniform_within(target)
+    return grid_around(target.space, base, config.first_step, config.reach, absent=config.absent_halves)
+
+
 def allocate(config: EvolutionaryConfig, problem: Problem) -> Allocation:
     return _Search(config, problem).run()
 
@@ -66,6 +73,7 @@ class _Search:
         self._config, self._problem, self._target = config, problem, problem.target
         self._windows = problem.required_windows
         self._bench = DivergenceBench(problem.model, self._windows)
+        self._library = LevelLibrary()
         self._judged: dict[Allocation, float] = {}
         self._done = 0
 
@@ -74,18 +82,20 @@ class _Search:
         base, step = uniform_within(self._target), config.first_step
         for number in range(config.rounds):
             grid = grid_around(self._target.space, base, step, config.reach, absent=config.absent_halves)
-            library = self._build(base, grid)
+            self._build(base, grid)
             best = min(self._judged, key=self._judged.__getitem__)
             if best != base:
                 grid = grid_around(self._target.space, best, step, config.reach, absent=config.absent_halves)
-                base, library = best, self._build(best, grid)
-            base = self._round(number, base, grid, library)
+                base = best
+                self._build(base, grid)
+            base = self._round(number, base, grid)
             step /= 2
         self._build(base, {})
+        self._library.drop()
         return min(self._judged, key=self._judged.__getitem__)
 
-    def _round(self, number: int, base: Allocation, grid: Grid, library: LevelLibrary) -> Allocation:
-        config, random = self._config, Random(f"{self._problem.job.seed}/{number}")
+    def _round(self, number: int, base: Allocation, grid: Grid) -> Allocation:
+        library, config, random = self._library, self._config, Random(f"{self._problem.job.seed}/{number}")
         options = marginal_options(self._bench, library, self._target, base, grid, config.measured_tokens)
         mutate = Mutation(self._target, grid, config.most_moves)
         proposals = (base, best_sum(self._target, base, options))
@@ -106,12 +116,12 @@ class _Search:
         )
         return self._target.filled(winner, dict.fromkeys(self._target.space.halves, 0.0))
 
-    def _build(self, base: Allocation, grid: Grid) -> LevelLibrary:
-        """Levels around a base, and the base's own divergence noted."""
+    def _build(self, base: Allocation, grid: Grid) -> None:
+        """Levels around a base in place of the former ones, and the base's own divergence noted."""
         problem = self._problem
-        library = build_levels(problem.model, problem.job, self._windows, base, grid)
-        (self._judged[base],) = self._bench.divergences([base], library)
-        return library
+        self._library.drop()
+        self._library = build_levels(problem.model, problem.job, self._windows, base, grid, folder=problem.folder)
+        (self._judged[base],) = self._bench.divergences([base], self._library)
 
     def _tick(self) -> None:
         self._done += 1
@@ -124,4 +134,6 @@ ALLOCATOR = Allocator(
     needs_text=True,
     paper="EvoPress (arXiv 2410.14649), Tyr-the-Pruner (2503.09657), DarwinLM (2502.07780)",
     allocate=allocate,
+    survey="levels",
+    levels=levels,
 )

@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 
 from compressors.allocation.problem import Allocator, Problem
 from compressors.allocation.space import Target, resized
+from compressors.arch import Half
 from compressors.level_building import build_levels
-from compressors.levels import Half
 from compressors.plan import Allocation, Ranking
 
 
@@ -86,4 +86,5 @@ ALLOCATOR = Allocator(
     needs_text=False,
     paper="An et al., FLAP (arXiv 2312.11983)",
     allocate=allocate,
+    survey="rankings",
 )

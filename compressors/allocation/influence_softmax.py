@@ -14,9 +14,8 @@ from torch import Tensor
 
 from compressors.allocation.problem import Allocator, Problem
 from compressors.allocation.space import Shares
-from compressors.arch import WIDTH_UNITS
+from compressors.arch import WIDTH_UNITS, Half
 from compressors.blocks import BlockModel
-from compressors.levels import Half
 from compressors.methods.block_influence import block_influence
 from compressors.plan import Allocation
 from compressors.streams import first_states
@@ -60,6 +59,7 @@ def half_influences(model: BlockModel, windows: Tensor) -> dict[Half, float]:
             before = course.states.clone()
             course.move(index, layer, unit)
             influences[index, unit] = block_influence(before, course.states)
+        del layer
     return influences
 
 
@@ -69,4 +69,5 @@ ALLOCATOR = Allocator(
     needs_text=True,
     paper="MoDeGPT (arXiv 2408.09632)",
     allocate=allocate,
+    survey="influence",
 )

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 from compressors.allocation.additive import Option, best_options
 from compressors.allocation.space import Target, WidthSpace, resized
+from compressors.arch import Half
 from compressors.divergence import DivergenceBench
-from compressors.levels import Half, LevelLibrary
+from compressors.levels import LevelLibrary
 from compressors.plan import Allocation
 
 # Ascending counts by half.

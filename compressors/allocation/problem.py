@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,19 +13,25 @@ from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
 from compressors.allocation.space import Target
 from compressors.blocks import BlockModel
+from compressors.level_building import Counts
 from compressors.plan import Allocation
+from compressors.registry import Survey
 from compressors.sequential import PruningJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """`job` is how the variant will be pruned, its allocation the dense one. `windows` [N, T] are calibration ids."""
+    """`job` is how the variant will be pruned, its allocation the dense one. `windows` [N, T] are calibration ids.
+
+    `folder` is for levels that memory is not to hold; None keeps them all in memory.
+    """
 
     target: Target
     model: BlockModel
     job: PruningJob
     windows: Tensor | None = None
     progress: Progress = silent
+    folder: Path | None = None
 
     @property
     def required_windows(self) -> Tensor:
@@ -36,13 +43,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocator:
-    """`allocate(config, problem)` returns an allocation that the problem's target holds."""
+    """`allocate(config, problem)` returns an allocation that the problem's target holds.
+
+    `survey` says what it looks at; one that builds levels says with `levels(config, target)` which come first.
+    """
 
     name: str
     config: Any
     needs_text: bool
     paper: str
     allocate: Callable[[Any, Problem], Allocation]
+    survey: Survey = "none"
+    levels: Callable[[Any, Target], Counts] | None = None
 
     @property
     def resolved_config(self) -> dict[str, Any]:

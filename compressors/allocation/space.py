@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from artifacts.errors import ConfigError
-from compressors.arch import WIDTH_UNITS, WidthUnit
+from compressors.arch import WIDTH_UNITS, Half, WidthUnit
 from compressors.costs import CostModel
-from compressors.levels import Half
 from compressors.plan import Allocation, LayerBudget
 
 _BISECTIONS = 60

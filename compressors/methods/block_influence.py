@@ -15,6 +15,7 @@ from compressors.registry import Method
 
 # Every layer competes, as in the paper: influence is measured where a layer stands, the ends' included.
 _NOTHING_SPARED = Protection(first=0, last=0)
+_PIECE_WINDOWS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,9 @@ class BlockInfluenceConfig:
 
 def block_influence(before: Tensor, after: Tensor) -> float:
     """1 - mean over tokens of cos(h_l, h_l+1), for hidden states [windows, tokens, hidden]. 0 for an identity layer."""
-    return 1.0 - float(torch.nn.functional.cosine_similarity(before, after, dim=-1).double().mean())
+    pieces = zip(before.split(_PIECE_WINDOWS), after.split(_PIECE_WINDOWS), strict=True)
+    cosines = torch.cat([torch.nn.functional.cosine_similarity(*pair, dim=-1) for pair in pieces])
+    return 1.0 - float(cosines.double().mean())
 
 
 def influences(states: Iterator[Tensor]) -> list[float]:
@@ -59,4 +62,5 @@ METHOD = Method(
     needs="energy",
     paper="Men et al., ShortGPT (arXiv 2403.03853)",
     select_depth=select,
+    survey="influence",
 )

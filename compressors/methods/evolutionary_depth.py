@@ -111,4 +111,6 @@ METHOD = Method(
     needs="energy",
     paper="Sieberling et al., EvoPress (arXiv 2410.14649)",
     select_depth=select,
+    survey="candidates",
+    candidates=EvolutionaryDepthConfig().initial,
 )

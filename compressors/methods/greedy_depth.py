@@ -65,4 +65,5 @@ METHOD = Method(
     paper="after Song et al., SLEB (arXiv 2402.09025) and Kim et al., Shortened LLaMA (arXiv 2402.02834), "
     "with KL divergence in place of perplexity",
     select_depth=select,
+    survey="candidates",
 )

@@ -31,10 +31,10 @@ def find_basis(config: HiddenSliceConfig, states: Iterator[Tensor]) -> Tensor:
     """
     moment: Tensor | None = None
     for state in states:
-        tokens = torch.nn.functional.normalize(state.flatten(0, 1), dim=-1)
-        for piece in tokens.split(_PIECE_TOKENS):
-            product = (piece.T @ piece).double()
-            moment = product if moment is None else moment + product
+        for piece in state.flatten(0, 1).split(_PIECE_TOKENS):
+            tokens = torch.nn.functional.normalize(piece, dim=-1)
+            product = (tokens.T @ tokens).double()
+            moment = product if moment is None else moment.add_(product)
     assert moment is not None
     _, vectors = torch.linalg.eigh(moment)
     return vectors.flip(1)
@@ -47,4 +47,5 @@ METHOD = Method(
     needs="energy",
     paper="Ashkboos et al., SliceGPT (arXiv 2401.15024), with one rotation for all layers",
     find_basis=find_basis,
+    survey="basis",
 )

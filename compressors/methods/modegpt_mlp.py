@@ -31,7 +31,7 @@ def leverages(gram: Tensor, damping: float) -> Tensor:
     if not bool(gram.any()):
         return torch.zeros_like(gram.diagonal())
     factor, ridge = factorise(gram, damping)
-    return 1 - ridge * torch.cholesky_inverse(factor).diagonal()
+    return 1 - ridge * torch.cholesky_inverse(factor, out=factor).diagonal()
 
 
 def rank(config: ModegptMlpConfig, evidence: WidthEvidence) -> Ranking:

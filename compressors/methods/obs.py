@@ -36,8 +36,12 @@ def rank(config: ObsConfig, evidence: WidthEvidence) -> Ranking:
     kept_columns = (group.count - evidence.most_removed) * group.columns_per_unit
     damping = damping_share(kept_columns, statistics.tokens)
     cross = statistics.cross if config.target == "dense" else None
-    quadratic = quadratic_of(group.consumer.weight.detach(), statistics.gram, cross, damping)
-    elimination = Elimination(quadratic, group.columns_per_unit, batch=config.batch)
+    # No name for the quadratic: the elimination drops what is gone of the weights, and a name would keep them alive.
+    elimination = Elimination(
+        quadratic_of(group.consumer.weight.detach(), statistics.gram, cross, damping),
+        group.columns_per_unit,
+        batch=config.batch,
+    )
     elimination.remove(evidence.most_removed)
     return elimination.ranking()
 

@@ -68,6 +68,7 @@ def refuse(request: CompressionRequest, error: type[PrunebenchError], fragment: 
         ({"method": "block_influence", "calibration": None}, "Method block_influence needs calibration text"),
         ({"method": "magnitude", "calibration": None, "repair": "ridge"}, "Compensation needs calibration text"),
         ({"method": "block_influence", "repair": "ridge"}, "leaves nothing to refit"),
+        ({"repair": "bias"}, "adds to the biases behind ffn, but"),
         ({"calibration": "/nowhere.txt"}, "/nowhere.txt does not exist"),
         ({"calibration_tokens": 8}, "make no window"),
         ({"calibration_tokens": 100_000}, "stories.txt is too short"),

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_models import save_checkpoint
+from tiny_models import VOCABULARY, save_checkpoint
 
-from compressors.card import ResourceCard, Workload, resource_card
+from compressors.buffers import Consumer, Purposes, Workload, stage_buffers
+from compressors.card import ResourceCard, resource_card
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.shards import stored_tensors
 from compressors.verify import verify_variant
 
+STATES, SUMS, WORK = (
+    "hidden states of the calibration text",
+    "Gram and cross products",
+    "intermediate values, choice or repair",
+)
+ATTENTION = Consumer(columns=256, kept=128, unit_columns=64)
 PLAIN = Workload(
     tokens=256,
     window_tokens=16,
+    layers=3,
     hidden=64,
     ffn_width=48,
     attention_width=256,
+    vocabulary=VOCABULARY,
+    consumers=(ATTENTION,),
     streams=2,
     products=True,
-    second_order=False,
 )
 
 
@@ -31,35 +41,70 @@ def folder(tmp_path: Path) -> Path:
     return save_checkpoint(tmp_path / "dense")
 
 
+def pruning(workload: Workload) -> Purposes:
+    return stage_buffers(workload)["prune"]
+
+
 def test_bytes_by_hand(folder: Path) -> None:
     card = resource_card(stored_tensors(folder), PLAIN)
     queries, keys, ffn = 8 * 32 * 64, 2 * 4 * 32 * 64, 3 * 48 * 64
     assert card.block_bytes == 4 * (2 * queries + keys + ffn + 2 * 64)
-    assert card.states_bytes == 2 * 256 * 64 * 4
-    assert card.statistics_bytes == 8 * (256 * 256 + 64 * 256) + 4 * 256 * 256
-    assert card.repair_bytes == 8 * (3 * 256 * 256 + 4 * 256 * 64)
-    assert card.piece_bytes == 4 * 4096 * 256 * 4
-    assert card.buffers_bytes == sum((card.states_bytes, card.statistics_bytes, card.repair_bytes, card.piece_bytes))
+    forward, refit = 4 * 256 * (5 * 256 + 2 * 64), 8 * (2 * 128**2 + 6 * 128 * 64)
+    assert card.stages == {
+        "prune": {STATES: 2 * 256 * 64 * 4, SUMS: 8 * (256 * 256 + 64 * 256), WORK: max(forward, refit)},
+        "export": {"rows of the head": 4 * (VOCABULARY * 64 * 3 // 2 + 2 * 24 * VOCABULARY)},
+    }
+    assert card.buffers_bytes == sum(card.stages["prune"].values()) > sum(card.stages["export"].values())
 
 
 def test_what_is_not_needed_costs_nothing(folder: Path) -> None:
     idle = replace(PLAIN, tokens=0, streams=0, products=False)
     card = resource_card(stored_tensors(folder), idle)
-    assert card.buffers_bytes == 0 and card.expected_s == 0
-    assert card.lines()[0].startswith("one block: ") and len(card.lines()) == 2
+    assert set(card.stages) == {"export"} and card.expected_s == 0
+    assert [line.split(":")[0] for line in card.lines()] == ["one block", "export", "expected time"]
 
 
-def test_second_order_choice_doubles_the_repair_and_more_text_takes_longer(folder: Path) -> None:
+def test_a_second_order_choice_holds_an_inverse_beside_the_sums(folder: Path) -> None:
+    chosen = pruning(replace(PLAIN, second_order=True))
+    assert chosen[SUMS] == pruning(PLAIN)[SUMS]
+    inverse, weights, blocks, downdate = 256 * 256, 256 * 64, 256 * 64, 256 * 128
+    pool, choosing, removing = 256 * (256 + 64 + 128), 3 * 256**2, (4 * 128 + 64) * 256 + 128 * 256
+    standing = inverse + weights + blocks + downdate + pool
+    assert chosen[WORK] == 8 * (standing + max(choosing, removing))
+
+
+def test_more_text_takes_longer(folder: Path) -> None:
     stored = stored_tensors(folder)
     card = resource_card(stored, PLAIN)
-    assert resource_card(stored, replace(PLAIN, second_order=True)).repair_bytes == 2 * card.repair_bytes
     assert resource_card(stored, replace(PLAIN, tokens=2560000)).expected_s > 100 * card.expected_s > 0
 
 
-def test_wide_layers_sum_in_float32_and_go_through_in_smaller_pieces(folder: Path) -> None:
-    wide = resource_card(stored_tensors(folder), replace(PLAIN, ffn_width=8192, hidden=2048))
-    assert wide.statistics_bytes == 4 * (8192 * 8192 + 8192 * 2048)
-    assert wide.piece_bytes == 4 * 512 * 8192 * 4
+def test_wide_consumers_sum_in_float32_and_go_through_in_smaller_pieces() -> None:
+    wide = replace(
+        PLAIN, tokens=4096, ffn_width=8192, hidden=2048, consumers=(Consumer(columns=8192, kept=6144, unit_columns=1),)
+    )
+    assert wide.piece == 512 and wide.forward_bytes == 4 * 512 * (3 * 8192 + 2 * 2048)
+    assert pruning(wide)[SUMS] == 4 * (8192 * 8192 + 8192 * 2048)
+    assert pruning(wide)[WORK] == 4 * (2 * 6144**2 + 6 * 6144 * 2048)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "purpose", "size"),
+    [
+        ({"survey": "influence"}, "allocate", STATES, 3 * 65536),
+        ({"survey": "basis"}, "allocate", "second moment and directions", 5 * 8 * 64 * 64),
+        ({"survey": "candidates", "candidates": 50}, "allocate", "hidden states of candidates", 100 * 65536),
+        ({"survey": "candidates", "candidates": 1 << 20}, "allocate", "hidden states of candidates", 1 << 30),
+        ({"survey": "levels", "level_bytes": 1000}, "allocate", "repaired levels", 1000),
+        ({"survey": "levels", "level_bytes": 1 << 40}, "allocate", "repaired levels", 1 << 32),
+        ({"survey": "levels", "resident_bytes": 12345}, "allocate", "the model", 12345),
+        ({"gradients": True}, "gradients", "hidden states in front of every block", 6 * 65536),
+    ],
+)
+def test_what_decides_before_the_cut_is_a_stage_of_its_own(
+    changes: dict[str, Any], stage: str, purpose: str, size: int
+) -> None:
+    assert stage_buffers(replace(PLAIN, **changes))[stage][purpose] == size
 
 
 @pytest.mark.parametrize(
@@ -84,4 +129,5 @@ def test_the_card_comes_first_and_knows_the_request(
         seen.append(card)
 
     compress(request, verify=verify_variant, announce=announce)
-    assert len(seen) == 1 and seen[0].states_bytes == streams * 128 * 64 * 4
+    assert len(seen) == 1 and seen[0].stages.get("prune", {}).get(STATES, 0) == streams * 128 * 64 * 4
+    assert ("allocate" in seen[0].stages) == (method == "block_influence")

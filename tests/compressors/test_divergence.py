@@ -58,7 +58,9 @@ def test_order_repeats_and_lots_do_not_matter(monkeypatch: pytest.MonkeyPatch) -
     candidates = [(FULL, GONE, FULL), (GONE, FULL, FULL), (FULL, GONE, FULL), (FULL, FULL, NO_FFN)]
     together = bench.divergences(candidates)
     assert together[0] == together[2]
-    monkeypatch.setattr("compressors.divergence._STATES_BYTES", 1)
+    monkeypatch.setattr("compressors.divergence.STATES_BYTES", 1)
+    monkeypatch.setattr("compressors.divergence._LOGIT_ELEMENTS", 96 * 7)
+    monkeypatch.setattr("compressors.streams._PIECE_ELEMENTS", 48 * 16)
     assert bench.divergences(candidates) == pytest.approx(together, rel=1e-6)
     assert bench.divergences(candidates[::-1]) == pytest.approx(together[::-1], rel=1e-6)
 
@@ -84,7 +86,7 @@ def test_a_level_is_the_ranked_cut_with_its_repaired_consumer() -> None:
             library.rankings[index, unit] = ranking
             if index == 1:
                 group.consumer.weight.mul_(1.1)
-                library.consumers[(index, unit), NARROW.count(unit)] = group.consumer.weight.clone()
+                library.store.keep((index, unit), NARROW.count(unit), group.consumer)
     (found,) = DivergenceBench(ResidentModel(model), windows).divergences([(NARROW,) * 3], library)
     assert found == pytest.approx(kl(model, cut, windows), rel=1e-4) and found > 0.01
 

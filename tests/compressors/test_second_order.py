@@ -90,7 +90,7 @@ def test_the_updated_weights_are_the_joint_least_squares(
     width: int, batch: int | None, compact_columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the rounds, the pools and the pending downdates, nothing but the removed set may matter."""
-    monkeypatch.setattr("compressors.second_order._COMPACT_COLUMNS", compact_columns)
+    monkeypatch.setattr("compressors.second_order.COMPACT_COLUMNS", compact_columns)
     problem = Problem()
     elimination = problem.elimination(width, batch)
     elimination.remove(24 // width)
@@ -103,7 +103,7 @@ def test_the_updated_weights_are_the_joint_least_squares(
 
 @pytest.mark.parametrize("compact_columns", [5, 1024])
 def test_removing_in_two_goes_is_removing_in_one(compact_columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressors.second_order._COMPACT_COLUMNS", compact_columns)
+    monkeypatch.setattr("compressors.second_order.COMPACT_COLUMNS", compact_columns)
     once, twice = Problem().elimination(), Problem().elimination()
     once.remove(20)
     twice.remove(7)

@@ -1,0 +1,261 @@
+"""How many bytes each stage of a compression holds beside blocks, from shapes alone.
+
+Every formula counts the tensors that are alive at the stage's worst moment, in the code it names; what is not alive at
+the same time is not added up. Only the hidden states grow with the calibration text and only the statistics with the
+square of the widths. `tests/compressors/test_buffers.py` counts the real ones against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressors.divergence import STATES_BYTES, logit_tokens
+from compressors.level_store import MEMORY_BYTES
+from compressors.registry import Survey
+from compressors.second_order import COMPACT_COLUMNS, round_columns
+from compressors.shards import PIECE_ROWS
+from compressors.statistics import WIDE
+from compressors.streams import piece_tokens
+
+_FLOAT32, _FLOAT64 = 4, 8
+# Values of a consumer's width alive at once in a forward pass: activated gate, up and their product; in the attention
+# queries, what rotates them, and keys and values repeated for every query head.
+_LIVE_FFN, _LIVE_ATTENTION = 3, 5
+# Of the residual stream's width beside those: normed and in front. Alone, in a norm or behind a half layer, as many as
+# statistics see: in front, wanted, subtracted, normed, written, summed.
+_LIVE_BESIDE, _LIVE_HIDDEN = 2, 6
+# The same with everything that a backward pass keeps and returns.
+_LIVE_BACKWARD = 8
+# Kept rows of weights while a ridge is solved: products, ridge times base, right side twice, solution, base.
+_LIVE_ROWS = 6
+# Logits in slices, joined and as log-probabilities, with the products that a divergence or a gradient adds.
+_LIVE_LOGITS = 4
+_LIVE_LOGIT_GRADIENTS = 6
+_PROBE_TOKENS = 24
+
+Purposes = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """The widest state of a consumer that is cut or refitted: its columns, how many stay, how many a unit has."""
+
+    columns: int
+    kept: int
+    unit_columns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What decides memory and time: shapes, the calibration's tokens, which sums are kept of them, what looks at them.
+
+    `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
+    `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels.
+    """
+
+    tokens: int
+    window_tokens: int
+    layers: int
+    hidden: int
+    ffn_width: int
+    attention_width: int
+    vocabulary: int
+    consumers: tuple[Consumer, ...] = ()
+    streams: int = 0
+    products: bool = False
+    second_order: bool = False
+    gradients: bool = False
+    survey: Survey = "none"
+    candidates: int = 0
+    resident_bytes: int = 0
+    level_bytes: int = 0
+
+    @property
+    def states_bytes(self) -> int:
+        """One set of hidden states."""
+        return self.tokens * self.hidden * _FLOAT32
+
+    @property
+    def piece(self) -> int:
+        """Tokens that go through a half layer at once."""
+        windows = max(1, piece_tokens(self.ffn_width) // self.window_tokens)
+        return min(self.tokens, windows * self.window_tokens)
+
+    @property
+    def forward_bytes(self) -> int:
+        """Intermediate values of one piece in one half layer."""
+        widest = max(_LIVE_FFN * self.ffn_width, _LIVE_ATTENTION * self.attention_width)
+        return self.piece * max(widest + _LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * _FLOAT32
+
+
+def stage_buffers(workload: Workload) -> dict[str, Purposes]:
+    """By stage in order of time, by purpose, bytes; stages and purposes without any are left out."""
+    stages = {
+        "gradients": _gradients(workload) if workload.gradients else {},
+        "allocate": _SURVEYS[workload.survey](workload),
+        "prune": _pruning(workload) if workload.streams else {},
+        "export": _export(workload),
+    }
+    held = {stage: {name: size for name, size in purposes.items() if size} for stage, purposes in stages.items()}
+    return {stage: purposes for stage, purposes in held.items() if purposes}
+
+
+def _pruning(workload: Workload) -> Purposes:
+    """`sequential`: the streams, and for the consumer that needs most its sums and what is done with them."""
+    sums, work = max(
+        ((_sums(workload, consumer), _work(workload, consumer)) for consumer in workload.consumers),
+        key=sum,
+        default=(0, workload.forward_bytes),
+    )
+    return {
+        "hidden states of the calibration text": max(
+            workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
+        ),
+        "Gram and cross products": sums,
+        "intermediate values, choice or repair": max(work, workload.forward_bytes),
+    }
+
+
+def _sums(workload: Workload, consumer: Consumer) -> int:
+    """`statistics`: X^T X and Y^T X."""
+    if not workload.products:
+        return 0
+    return consumer.columns * (consumer.columns + workload.hidden) * _element(consumer)
+
+
+def _work(workload: Workload, consumer: Consumer) -> int:
+    observed = _observation(workload, consumer)
+    chosen = _choice(workload, consumer) if workload.second_order else 0
+    return max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+
+
+def _observation(workload: Workload, consumer: Consumer) -> int:
+    """`statistics`: a piece's inputs beside their float64 copy or beside a product on its way to a float64 sum."""
+    inputs = workload.piece * consumer.columns * _FLOAT32
+    product = consumer.columns * max(consumer.columns, workload.hidden) * _FLOAT32
+    sums_directly = consumer.columns > WIDE or not workload.products
+    hidden = workload.piece * workload.hidden * _FLOAT32
+    return inputs + max(2 * inputs, 0 if sums_directly else product) + _LIVE_BESIDE * hidden
+
+
+def _refit(workload: Workload, consumer: Consumer) -> int:
+    """`compensation`: the kept Gram matrix and its factor, then the factor and the solver's copy of it."""
+    squares = 2 * consumer.kept**2 + _LIVE_ROWS * consumer.kept * workload.hidden
+    return squares * _element(consumer)
+
+
+def _choice(workload: Workload, consumer: Consumer) -> int:
+    """`second_order`: factor and inverse in one place, optimal weights, the downdate; greedy choice inside the pool, a
+    batch's removal, or dropping what is gone. A search may remove anything, hence all.
+    """
+    columns, hidden, unit = consumer.columns, workload.hidden, consumer.unit_columns
+    gone, left = columns - consumer.kept or columns, columns - COMPACT_COLUMNS
+    batch = min(round_columns(columns, unit), gone)
+    pool = min(columns, 2 * round_columns(columns, unit))
+    standing = columns**2 + columns * (hidden + unit + gone) + pool * (pool + hidden + gone)
+    choosing = 3 * pool**2
+    removing = (4 * batch + unit) * columns + batch * (gone + 2 * hidden)
+    compacting = left * (gone + COMPACT_COLUMNS + hidden) if gone >= COMPACT_COLUMNS else 0
+    fitting = columns**2 + 3 * columns * hidden
+    return max(fitting, standing + max(choosing, removing, compacting)) * _element(consumer)
+
+
+def _gradients(workload: Workload) -> Purposes:
+    """`gradients`: the states in front of every block, and a piece on its way back."""
+    logits = _LIVE_LOGIT_GRADIENTS * workload.piece * workload.vocabulary
+    widest = max(workload.ffn_width, workload.attention_width)
+    backward = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden)
+    scores = widest * workload.hidden * 4 * _FLOAT64 // _FLOAT32
+    return {
+        "hidden states in front of every block": (workload.layers + 3) * workload.states_bytes,
+        "logits or gradients": max(logits, backward, scores) * _FLOAT32,
+    }
+
+
+def _nothing(workload: Workload) -> Purposes:
+    return {}
+
+
+def _influence(workload: Workload) -> Purposes:
+    """`streams.hidden_states`: those under way, before and after; then a new copy of them."""
+    return {
+        "hidden states of the calibration text": 3 * workload.states_bytes,
+        "intermediate values": max(workload.forward_bytes, workload.states_bytes),
+    }
+
+
+def _candidates(workload: Workload) -> Purposes:
+    """`divergence`: embedded and dense states; those of all candidates before and behind a half layer; logits."""
+    each = workload.states_bytes
+    together = min(workload.candidates * each, max(each, STATES_BYTES))
+    passes = {
+        "hidden states of the calibration text": 2 * each,
+        "hidden states of candidates": 2 * together,
+        "intermediate values": workload.forward_bytes,
+    }
+    ends = {
+        "hidden states of the calibration text": 2 * each,
+        "hidden states of candidates": together,
+        **_export(workload),
+        "logits": _LIVE_LOGITS
+        * min(workload.tokens, logit_tokens(workload.vocabulary))
+        * workload.vocabulary
+        * _FLOAT32,
+    }
+    return max((passes, ends, _influence(workload)), key=_total)
+
+
+def _basis(workload: Workload) -> Purposes:
+    """`hidden_slice`: states as they pass, their second moment and its eigenvectors with the solver's working space."""
+    return {
+        "hidden states of the calibration text": 3 * workload.states_bytes,
+        "second moment and directions": 5 * workload.hidden**2 * _FLOAT64,
+        "intermediate values": workload.forward_bytes,
+    }
+
+
+def _rankings(workload: Workload) -> Purposes:
+    """`global_threshold`: what pruning would hold."""
+    return _pruning(workload) if workload.streams else {}
+
+
+def _levels(workload: Workload) -> Purposes:
+    """A search: the model, the levels, and the most of building and judging them. The bench lives all the while."""
+    building = {**_pruning(workload), "dense predictions": 2 * workload.states_bytes} if workload.streams else {}
+    half = max(workload.ffn_width * 3, workload.attention_width * 4) * workload.hidden * _FLOAT32
+    judging = {**_candidates(workload), "levels of one half layer": 4 * half}
+    return {
+        "the model": workload.resident_bytes,
+        "repaired levels": min(MEMORY_BYTES, workload.level_bytes),
+        **max((building, judging), key=_total),
+    }
+
+
+def _export(workload: Workload) -> Purposes:
+    """`blocks`: the head as it passes, as stored and in float32, and the probe's logits in slices and joined."""
+    rows = min(PIECE_ROWS, workload.vocabulary)
+    logits = 2 * _PROBE_TOKENS * workload.vocabulary
+    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * _FLOAT32}
+
+
+def _embedded_rows(workload: Workload) -> int:
+    """The distinct tokens' rows of the embedding, while they are spread over the text."""
+    return min(workload.vocabulary, workload.tokens) * workload.hidden * _FLOAT32
+
+
+def _element(consumer: Consumer) -> int:
+    return _FLOAT64 if consumer.columns <= WIDE else _FLOAT32
+
+
+def _total(purposes: Purposes) -> int:
+    return sum(purposes.values())
+
+
+_SURVEYS = {
+    "none": _nothing,
+    "influence": _influence,
+    "candidates": _candidates,
+    "basis": _basis,
+    "rankings": _rankings,
+    "levels": _levels,
+}
