@@ -52,10 +52,10 @@ within {limit:g} times the time of one Cholesky factorisation of the same Gram m
 times `torch.linalg.cholesky`, then `obs`'s ranking and the refit, in the same type and process with {cores} threads.
 Medians; the ratio is taken within each repeat. Peak: the whole process. Nothing else was measured at the time.
 
-**Where the time goes by count.** In units of one factorisation (n^3 / 3 operations for n columns; 0.37 n rows): the
-factor 1, its inverse 2, the optimum of the uncut weights 2.2, downdates of the inverse in one triangle 0.9, updates of
-the weights 0.8, the refit 0.7 - together 7.6. Most of it is matrix products, which do more operations a second than a
-factorisation.
+**Where the time goes by count.** In units of one factorisation (n^3 / 3 operations for n columns; 0.37 n rows, of which
+1,024 sums decide): the factor 1, its inverse 2, the optimum of the uncut weights 0.6, downdates of the removed rows of the
+inverse 0.5, updates of the weights 0.2, the refit of all rows 0.7 - together 5.0. The rest is memory traffic and the
+greedy choice inside the pools.
 
 **Read with care.** One machine. A random Gram matrix says nothing about quality.
 

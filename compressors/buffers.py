@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
 from compressors.registry import Survey
-from compressors.second_order import COMPACT_COLUMNS, round_columns
+from compressors.second_order import COMPACT_COLUMNS, MOST_ROWS, round_columns
 from compressors.shards import PIECE_ROWS
 from compressors.statistics import WIDE
 from compressors.streams import piece_tokens
@@ -146,9 +146,10 @@ def _refit(workload: Workload, consumer: Consumer) -> int:
 
 def _choice(workload: Workload, consumer: Consumer) -> int:
     """`second_order`: factor and inverse in one place, optimal weights, the downdate; greedy choice inside the pool, a
-    batch's removal, or dropping what is gone. A search may remove anything, hence all.
+    batch's removal, or dropping what is gone. A search may remove anything, hence all. Of many rows there are sums.
     """
-    columns, hidden, unit = consumer.columns, workload.hidden, consumer.unit_columns
+    columns, unit = consumer.columns, consumer.unit_columns
+    hidden = min(workload.hidden, MOST_ROWS)
     gone, left = columns - consumer.kept or columns, columns - COMPACT_COLUMNS
     batch = min(round_columns(columns, unit), gone)
     pool = min(columns, 2 * round_columns(columns, unit))
@@ -156,7 +157,7 @@ def _choice(workload: Workload, consumer: Consumer) -> int:
     choosing = 3 * pool**2
     removing = (4 * batch + unit) * columns + batch * (gone + 2 * hidden)
     compacting = left * (gone + COMPACT_COLUMNS + hidden) if gone >= COMPACT_COLUMNS else 0
-    fitting = columns**2 + 3 * columns * hidden
+    fitting = columns**2 + (5 if workload.hidden > MOST_ROWS else 3) * columns * hidden
     return max(fitting, standing + max(choosing, removing, compacting)) * _element(consumer)
 
 

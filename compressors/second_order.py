@@ -29,6 +29,8 @@ from compressors.plan import Ranking
 from compressors.statistics import require_finite
 
 COMPACT_COLUMNS = 1024
+# More rows of a consumer than these say little more about which columns can go.
+MOST_ROWS = 1024
 _EXACT_COLUMNS = 1024
 _POOL_PER_BATCH = 2
 _BATCH_COLUMNS = 128
@@ -54,6 +56,23 @@ def quadratic_of(base: Tensor, gram: Tensor, cross: Tensor | None, damping: floa
     weights = base.T.to(gram).clone() if cross is None else inverse @ (cross + ridge * base.to(gram)).T
     weights[gram.diagonal() <= 0] = 0
     return Quadratic(weights.contiguous(), inverse)
+
+
+def signed_sums(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """[sums, columns]: at most `most` sums of rows [rows, columns] with random signs, or the rows if they are no more.
+
+    Any linear relation between columns is kept, and a column's squared norm on average: its standard deviation is
+    sqrt(2 / sums) of it where it spreads over many rows. Signs come from the host: every device draws the same.
+    """
+    each = -(-len(rows) // most)
+    if each <= 1:
+        return rows
+    signs = torch.randint(0, 2, (len(rows), 1), generator=generator).mul_(2).sub_(1).to(rows)
+    sums = rows.new_zeros(-(-len(rows) // each), rows.shape[1])
+    for first in range(each):
+        part = rows[first::each]
+        sums[: len(part)].addcmul_(part, signs[first::each])
+    return sums
 
 
 class Elimination:
