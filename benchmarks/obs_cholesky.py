@@ -53,7 +53,7 @@ times `torch.linalg.cholesky`, then `obs`'s ranking and the refit, in the same t
 Medians; the ratio is taken within each repeat. Peak: the whole process. Nothing else was measured at the time.
 
 **Where the time goes by count.** In units of one factorisation (n^3 / 3 operations for n columns; 0.37 n rows, of which
-1,024 sums decide): the factor 1, its inverse 2, the optimum of the uncut weights 0.6, downdates of the removed rows of the
+1,024 sums decide): the factor 1, its inverse 2, the optimum of the uncut weights 0.6, downdates of removed rows of the
 inverse 0.5, updates of the weights 0.2, the refit of all rows 0.7 - together 5.0. The rest is memory traffic and the
 greedy choice inside the pools.
 
