@@ -29,6 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = "vllm.general_plugins"
 START_TIMEOUT_S = 300
+CACHE_GIB = 1
 _CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
 
 
@@ -63,7 +64,7 @@ def engine(model: Path, *flags: str) -> Iterator[Path]:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--uds", str(sock), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
         command += ["--no-enable-prefix-caching", *flags]
-        settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        settings = {"VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -115,6 +116,21 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def require_same_greedy(sock: Path, folder: Path, model: Any, prompt: list[int], tokens: int) -> None:
+    """The engine's tokens are those of Transformers' `model`, their log-probabilities within 1e-4."""
+    served, served_logprobs = served_greedy(sock, folder, prompt, tokens)
+    expected, expected_logprobs = reference_greedy(model, prompt, tokens)
+    assert served == expected
+    assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+
+
+def require_cache_room(sock: Path, kv_bytes_per_token: int) -> None:
+    """The KV cache holds as many tokens as its memory has room for, to a block."""
+    capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+    room_tokens = (CACHE_GIB << 30) / kv_bytes_per_token
+    assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
 
 
 def served_greedy(sock: Path, model: Path, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:

@@ -82,7 +82,7 @@ def counted(folder: Path, out: Path, **asked: Any) -> tuple[int, ResourceCard]:
 def test_the_peak_is_three_blocks_and_what_the_card_states(
     model: str, method: str, units: Any, repair: Any, folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    ratio = 0.8 if method == "obs" else 0.5  # so much that a downdate is written out
+    ratio = 0.8 if method == "obs" else 0.5  # so much that what is gone is dropped on the way
     tokens = 2048 if repair == "none" else 512  # little text lets sums and solving outweigh a piece of it
     asked = {"method": method, "units": units, "repair": repair, "ratio": ratio, "calibration_tokens": tokens}
     peak, card = counted(folder_of(model), tmp_path / "out", **asked)

@@ -13,7 +13,7 @@ from artifacts.variant import Unit
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
-from tests.engine_process import engine, reference_greedy, served_greedy
+from tests.engine_process import engine, require_same_greedy
 
 NEW_TOKENS = 24
 PROMPTS = ([1, 403, 407, 261, 378], [1, 331, 425, 300, 45, 7], [1, 264])
@@ -47,7 +47,4 @@ def test_vllm_computes_what_transformers_computes(
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     with engine(out) as sock:
         for prompt in PROMPTS:
-            served, served_logprobs = served_greedy(sock, out, prompt, NEW_TOKENS)
-            expected, expected_logprobs = reference_greedy(model, prompt, NEW_TOKENS)
-            assert served == expected
-            assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+            require_same_greedy(sock, out, model, prompt, NEW_TOKENS)

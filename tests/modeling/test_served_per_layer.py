@@ -12,12 +12,11 @@ import pytest
 
 from compressors.footprint import footprint_of_folder
 from tests.compressors.tiny_models import save_tokenizer
-from tests.engine_process import cache_capacity_tokens, engine, reference_greedy, served_greedy
+from tests.engine_process import engine, require_cache_room, require_same_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, EVERYTHING, MIXED, Kept, cut, dense
 
 NEW_TOKENS = 64
 PROMPTS = ([1, 40, 77, 5], [1, 90, 3, 3, 61, 12, 8], [33])
-GIGABYTE = 1 << 30
 SERVED = {
     "llama-tied": MIXED,
     "mistral": (EVERYTHING, Kept((0, 1), ALL_FFN[:16]), Kept((3,), ()), Kept(ALL_KV, ALL_FFN[4:24])),
@@ -36,11 +35,6 @@ def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path) -> No
     footprint = footprint_of_folder(tmp_path, tied=model.config.tie_word_embeddings)
     assert footprint.kv_bytes_per_token == sum(2 * len(layer.kv) * 32 * 4 for layer in kept)
     with engine(tmp_path, "--max-model-len", "128") as sock:
-        capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+        require_cache_room(sock, footprint.kv_bytes_per_token)
         for prompt in PROMPTS:
-            served, served_logprobs = served_greedy(sock, tmp_path, prompt, NEW_TOKENS)
-            expected, expected_logprobs = reference_greedy(model, prompt, NEW_TOKENS)
-            assert served == expected
-            assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
-    room_tokens = GIGABYTE / footprint.kv_bytes_per_token
-    assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
+            require_same_greedy(sock, tmp_path, model, prompt, NEW_TOKENS)

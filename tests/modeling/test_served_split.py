@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.compressors.tiny_models import save_tokenizer
-from tests.engine_process import cache_capacity_tokens, engine, reference_greedy, served_greedy
+from tests.engine_process import engine, require_cache_room, require_same_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, Kept, cut, dense
 
 NEW_TOKENS = 64
 PROMPTS = ([1, 40, 77, 5], [33])
-GIGABYTE = 1 << 30
 KEPT = (Kept((), ALL_FFN[::2]), Kept((0, 2), ()), Kept((1,), ALL_FFN[:16]), Kept(ALL_KV, ALL_FFN))
 HELD_HEADS = 0 + 1 + 1 + 2
 
@@ -31,11 +30,6 @@ def test_two_devices_serve_what_one_process_computes(tmp_path: Path, monkeypatch
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     with engine(tmp_path, "--max-model-len", "128", "--tensor-parallel-size", "2") as sock:
-        capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+        require_cache_room(sock, HELD_HEADS * 2 * 32 * 4)
         for prompt in PROMPTS:
-            served, served_logprobs = served_greedy(sock, tmp_path, prompt, NEW_TOKENS)
-            expected, expected_logprobs = reference_greedy(model, prompt, NEW_TOKENS)
-            assert served == expected
-            assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
-    room_tokens = GIGABYTE / (HELD_HEADS * 2 * 32 * 4)
-    assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
+            require_same_greedy(sock, tmp_path, model, prompt, NEW_TOKENS)
