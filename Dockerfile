@@ -16,7 +16,7 @@ COPY prunebench prunebench
 COPY server server
 
 # What the image already has (torch, transformers, vLLM, FastAPI) stays as it is: its versions belong together.
-RUN python3 -m pip install --no-cache-dir "locust>=2.47" "plotly>=6.0" "pyarrow>=20" "typer>=0.20" "scipy>=1.15" \
+RUN python3 -m pip install --no-cache-dir "locust>=2.47" "peft>=0.18" "plotly>=6.0" "pyarrow>=20" "scipy>=1.15" \
     && python3 -m pip install --no-cache-dir --no-deps .
 
 EXPOSE 8000

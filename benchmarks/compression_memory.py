@@ -1,7 +1,8 @@
 """Peak memory of a compression that never holds more than one block, on a 1B-shaped random checkpoint.
 
-`python benchmarks/compression_memory.py` writes compression_memory_cpu_202611.json and the page made from it after
-every arm, and goes on behind the arms that are there. Each arm runs in a process of its own; the peak is the kernel's
+    python benchmarks/compression_memory.py [--render-only]
+
+Raw data and page are written after every arm; arms that are there are not measured again. Each arm runs in a process of its own; the peak is the kernel's
 high-water mark of resident memory above what the interpreter held with all libraries imported. Verification reloads the
 checkpoint in yet another process and is not part of it.
 """
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,20 @@ def write_model(folder: Path) -> None:
     (folder / "text.txt").write_text(" ".join(f"w{word}" for word in words))
 
 
+def main() -> None:
+    from benchmarks.pages import draw_page, page_parser
+
+    parser = page_parser(__doc__)
+    parser.add_argument("--arm", nargs=6, help=SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        measure(*options.arm)
+        return
+    if not options.render_only:
+        run()
+    draw_page(STEM, render)
+
+
 def measure(model: str, method: str, compensate: str, units: str, ratio: str, out: str) -> None:
     """In a process of its own: prints one JSON object."""
     import torch
@@ -120,7 +136,7 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
 
 def run() -> None:
     """Saves after every arm; arms that are there already are not measured again."""
-    from benchmarks.pages import draw_page, read_raw, write_raw
+    from benchmarks.pages import read_raw, write_raw
 
     raw = read_raw(STEM) if STEM.with_suffix(".json").is_file() else unmeasured()
     done = {key(row): row for row in raw["rows"]}
@@ -130,13 +146,12 @@ def run() -> None:
             if (method, compensate, units, ratio) in done:
                 continue
             out = Path(folder) / "out"
-            command = [sys.executable, __file__, folder, method, str(compensate), units, str(ratio), str(out)]
+            command = [sys.executable, __file__, "--arm", folder, method, str(compensate), units, str(ratio), str(out)]
             child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
             if child.returncode:
                 raise SystemExit(child.stderr)
             raw["rows"].append(json.loads(child.stdout.splitlines()[-1]))
             write_raw(STEM, raw)
-            draw_page(STEM, render)
             shutil.rmtree(out)
 
 
@@ -153,17 +168,20 @@ def unmeasured() -> dict[str, Any]:
 
 def render(raw: dict[str, Any]) -> str:
     """The page, made from the raw data alone."""
-    shape, provenance = raw["shape"], raw["provenance"]
+    from benchmarks.pages import made_with
+
+    shape = raw["shape"]
     lines = [
         "# Peak memory while pruning a 1B-shaped checkpoint",
         "",
         f"Random bfloat16 weights in Llama-3.2-1B's shape (hidden {shape['hidden_size']}, FFN "
         f"{shape['intermediate_size']}, {shape['num_hidden_layers']} layers), "
-        f"{raw['tokens'] // raw['window_tokens']} windows of {raw['window_tokens']} tokens, float32 on "
-        f"{provenance['cpu']} ({provenance['cpu_cores']} cores), torch {provenance['versions']['torch']}. One run an "
-        "arm. The peak is the kernel's high-water mark above the idle interpreter; the buffers are those that the "
+        f"{raw['tokens'] // raw['window_tokens']} windows of {raw['window_tokens']} tokens, computed in float32. One "
+        "run an arm. The peak is the kernel's high-water mark above the idle interpreter; the buffers are those that the "
         "card states before the run, of the stage that needs most. Other work shared the machine: the seconds say "
         "how long it took here, not how fast it is.",
+        "",
+        f"Made with {made_with(raw['provenance'])}; the raw data names each row's commit.",
         "",
         "| method | removed | refit | peak above idle, MiB | block, MiB | stated buffers, MiB "
         "| (peak - buffers) / block | buffers / (peak - block) | s |",
@@ -185,7 +203,4 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(*sys.argv[1:])
-    else:
-        run()
+    main()

@@ -102,7 +102,7 @@ def _bed(folder: Path, name: str, model: Path, tokens: int, calibration: Any, he
 def cells(beds: list[Bed]) -> Iterator[tuple[Bed, Cell]]:
     """The cheap ones first, so that an interrupted run has whole columns; the flagship leads among the searched."""
     for allocation in (*ALLOCATIONS, *OTHER_ALLOCATIONS):
-        for method, repair in sorted(_arms(allocation), key=lambda arm: (*arm, allocation) != FLAGSHIP):
+        for method, repair in sorted(_planned(allocation), key=lambda arm: (*arm, allocation) != FLAGSHIP):
             seeds = FLAGSHIP_SEEDS if (method, repair, allocation) == FLAGSHIP else (0,)
             for bed in beds:
                 for ratio in RATIOS:
@@ -113,7 +113,7 @@ def cells(beds: list[Bed]) -> Iterator[tuple[Bed, Cell]]:
                         yield bed, cell
 
 
-def _arms(allocation: str) -> Iterator[tuple[str, Repair]]:
+def _planned(allocation: str) -> Iterator[tuple[str, Repair]]:
     if allocation in OTHER_ALLOCATIONS:
         yield FLAGSHIP[:2]
         return

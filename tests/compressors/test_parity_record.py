@@ -40,3 +40,10 @@ def test_a_missing_or_worse_cell_is_a_miss(script: dict[str, Any], raw: dict[str
 def test_every_cell_is_there_once(raw: dict[str, Any]) -> None:
     keys = [(cell["method"], cell["repair"], cell["allocation"], cell["kept"], cell["seed"]) for cell in raw["cells"]]
     assert len(set(keys)) == len(keys)
+
+
+def test_the_originals_random_rows_are_a_draw_like_ours(script: dict[str, Any], raw: dict[str, Any]) -> None:
+    """Neither better nor worse than all of many: nothing but the draw tells the two apart."""
+    draws = [len(script["excess"](raw, ("random", "none", "uniform"), kept)) for kept in script["WIDTHS"]]
+    assert min(draws) >= 32
+    assert all(0 < under < 32 for under in script["random_draws_under"](raw))
