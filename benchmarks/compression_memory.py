@@ -2,9 +2,9 @@
 
     python benchmarks/compression_memory.py [--render-only]
 
-Raw data and page are written after every arm; arms that are there are not measured again. Each arm runs in a process of its own; the peak is the kernel's
-high-water mark of resident memory above what the interpreter held with all libraries imported. Verification reloads the
-checkpoint in yet another process and is not part of it.
+Raw data and page are written after every arm; arms that are there are not measured again. Each arm runs in a process
+of its own; the peak is the kernel's high-water mark of resident memory above what the interpreter held with all
+libraries imported. Verification reloads the checkpoint in yet another process and is not part of it.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def render(raw: dict[str, Any]) -> str:
         f"Random bfloat16 weights in Llama-3.2-1B's shape (hidden {shape['hidden_size']}, FFN "
         f"{shape['intermediate_size']}, {shape['num_hidden_layers']} layers), "
         f"{raw['tokens'] // raw['window_tokens']} windows of {raw['window_tokens']} tokens, computed in float32. One "
-        "run an arm. The peak is the kernel's high-water mark above the idle interpreter; the buffers are those that the "
-        "card states before the run, of the stage that needs most. Other work shared the machine: the seconds say "
+        "run an arm. The peak is the kernel's high-water mark above the idle interpreter; the buffers are those that "
+        "the card states before the run, of the stage that needs most. Other work shared the machine: the seconds say "
         "how long it took here, not how fast it is.",
         "",
         f"Made with {made_with(raw['provenance'])}; the raw data names each row's commit.",

@@ -74,8 +74,8 @@ PAGE = """# Width methods on stories260K, beside their originals
 
 The model has 5 layers with 172 FFN channels; the same share of channels goes from each. Held-out nats **above dense**
 (ours {dense:.4f}, the originals' {reference_dense:.4f} on their own evaluation stories), because the two evaluations
-read different stories; with the losses as they stand it would be {as_they_stand}. Means over the seeds, range in brackets.
-Random rows are a draw: of our {random_seeds}, {draws_under} lie under the original's one.
+read different stories; with the losses as they stand it would be {as_they_stand}. Means over the seeds, range
+in brackets. Random rows are a draw: of our {random_seeds}, {draws_under} lie under the original's one.
 
 | the originals' | {widths} | ours | {widths} |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
