@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from artifacts.document import Document
 from artifacts.errors import ConfigError
+from artifacts.limits import Limits, Swap, Timeouts
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Url = Annotated[str, Field(pattern=r"^(http://|unix:/)", description="http://host:port or unix:/path/of/socket")]
+Share = Annotated[float, Field(gt=0)]
 
 
 class VariantEntry(Document):
-    """One served variant: a local folder or hub id for the engine, or the URL of a running server."""
+    """One served variant: a local folder or hub id for the engine, or the URLs of running servers."""
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: Name
     model: str | None = Field(default=None, description="local folder or hub id")
-    url: str | None = Field(default=None, pattern=r"^http://", description="a running OpenAI-compatible server")
+    url: Url | tuple[Url, ...] | None = Field(
+        default=None, description="a running OpenAI-compatible server, or several that serve the same"
+    )
+    served_name: str | None = Field(default=None, description="the model's name at `url`, if it differs from `name`")
     engine: Literal["vllm", "sim"] = "vllm"
     engine_flags: tuple[str, ...] = Field(default=(), description="passed to the engine's command line as they are")
     kv_cache_bytes: int | None = Field(default=None, gt=0, description="overrides the fleet's value")
+    max_in_flight: int | None = Field(default=None, gt=0, description="overrides limits.max_in_flight_per_variant")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """None for a variant whose worker is ours."""
+        return (self.url,) if isinstance(self.url, str) else self.url or ()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
+        if self.url == ():
+            raise ValueError("`url` is an empty list; give at least one")
+        if self.served_name is not None and self.url is None:
+            raise ValueError("`served_name` belongs to `url`; a worker of our own is served as `name`")
         if (self.model is None) == (self.url is None) and self.engine != "sim":
             raise ValueError("give either `model` (folder or hub id) or `url`, not both and not neither")
         return self
@@ -35,15 +52,34 @@ class Fleet(Document):
 
     schema_version: Literal[1] = 1
     variants: tuple[VariantEntry, ...] = Field(min_length=1)
+    aliases: dict[Name, Name | dict[Name, Share]] = Field(
+        default={}, description="further names: of one variant, or of several with the share of requests of each"
+    )
     dtype: str = "auto"
     max_model_len: int | None = Field(default=None, gt=0)
     max_num_seqs: int = Field(default=64, gt=0)
     kv_cache_bytes: int = Field(default=1 << 30, gt=0, description="equal for all variants: fairness mode 'equal KV'")
     prefix_caching: bool = False
     start_timeout_s: float = Field(default=600, gt=0)
-    max_body_bytes: int = Field(default=16 << 20, gt=0)
-    max_in_flight: int = Field(default=1024, gt=0)
+    layout: Literal["resident", "swap"] = Field(default="resident", description="all variants up, or few awake")
+    swap: Swap = Swap()
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    keys_file: str | None = Field(default=None, description="hashes of the API keys that may ask; default: nobody asks")
+    access_log: str | None = Field(default=None, description="file that gets one JSON line per request")
     state_dir: str | None = Field(default=None, description="sockets and logs; default: a temporary folder")
+
+    @model_validator(mode="after")
+    def _aliases_lead_somewhere(self) -> Self:
+        names = {entry.name for entry in self.variants}
+        for alias, target in self.aliases.items():
+            if alias in names:
+                raise ValueError(f"the alias {alias!r} is a variant's name already")
+            targets = {target} if isinstance(target, str) else set(target)
+            if not targets or targets - names:
+                missing = ", ".join(sorted(targets - names)) or "nothing"
+                raise ValueError(f"the alias {alias!r} names {missing}; allowed: {', '.join(sorted(names))}")
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:

@@ -1,14 +1,14 @@
-"""What does the gateway cost, in CPU time per streamed token and per request, and how much time does it add?
+"""What does the gateway cost per streamed token and per request, and how much time does it add? And other proxies?
 
-Runs `serve` over one simulator, drives it directly (Unix socket) and through the gateway (TCP), and reads the gateway
-process's CPU time from /proc. Ratios taken in one run, so a shared machine matters little; latencies do depend on it.
+    python benchmarks/gateway_overhead.py [--vllm-router FILE] [--litellm FILE] [--repeats 5] [--render-only]
 
-`python benchmarks/gateway_overhead.py` prints one JSON object.
+One simulated engine; every arm forwards to it over TCP, and one client drives the arms in turn, in every repetition all
+of them. The proxy has a core of its own; client and engine share another. The two options name the executables of
+peers, which are left out without them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import statistics
@@ -16,127 +16,193 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from server.pool import Address, Exchange, UpstreamPool, fetch, request_bytes
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from artifacts.provenance import collect_provenance
+from benchmarks.pages import draw_page, made_with, page_parser, write_raw
+from benchmarks.proxy_load import Measured, measure_arm
+from server.pool import Address
 
 ROOT = Path(__file__).resolve().parents[1]
-STREAMS, TOKENS, ITL_MS = 64, 500, 10
-PORT = 8765
-FLEET = {"variants": [{"name": "m", "engine": "sim", "engine_flags": ["--ttft-ms", "1", "--itl-ms", str(ITL_MS)]}]}
+STEM = Path(__file__).with_name("gateway_overhead_cpu_202611")
+ENGINE_PORT, PROXY_PORT = 8765, 8766
+UPSTREAM = f"http://127.0.0.1:{ENGINE_PORT}"
+CLIENT_CORE, PROXY_CORE = 0, 1
+ITL_MS = 10
+KEY = "sk-benchmark"
 SERVE = (
     "import sys; from pathlib import Path; from artifacts.fleet import Fleet; from server.serve import serve; "
-    f"serve(Fleet.load(Path(sys.argv[1])), '127.0.0.1', {PORT}, lambda message: None)"
+    f"serve(Fleet.load(Path(sys.argv[1])), '127.0.0.1', {PROXY_PORT}, lambda message: None)"
 )
+LITELLM = f"""
+model_list:
+  - model_name: m
+    litellm_params: {{model: text-completion-openai/m, api_base: {UPSTREAM}/v1, api_key: none}}
+general_settings: {{master_key: {KEY}}}
+"""
 
 
-@dataclass
-class Load:
-    """What a client saw: seconds from sending to the first token, one per request; tokens and reads of all.
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to the engine; without `argv` the direct one."""
 
-    More than one token per read means that something on the way was late: cost per token is then flattered.
-    """
-
-    ttft_s: list[float]
-    tokens: int
-    reads: int
-    wall_s: float
+    name: str
+    argv: tuple[str, ...] = ()
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Path(folder) / "fleet.json"
-        fleet.write_text(json.dumps(FLEET))
-        gateway = subprocess.Popen([sys.executable, "-c", SERVE, str(fleet)], cwd=ROOT)
+    parser = page_parser(__doc__)
+    parser.add_argument("--vllm-router", type=Path)
+    parser.add_argument("--litellm", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if not options.render_only:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measure(list(arms(Path(folder), options.vllm_router, options.litellm)), options.repeats)
+        provenance = collect_provenance().model_dump(mode="json")
+        write_raw(STEM, {"repeats": options.repeats, "rows": rows, "provenance": provenance})
+    draw_page(STEM, render)
+
+
+def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterator[Arm]:
+    """Writes the files that they are configured with."""
+    python = sys.executable
+    yield Arm("direct")
+    fleet = folder / "fleet.json"
+    fleet.write_text(json.dumps(_fleet(folder)))
+    yield Arm("prunebench", (python, "-c", SERVE, str(fleet)))
+    for name in ("starlette-aiohttp", "fastapi-httpx"):
+        yield Arm(name, (python, "-m", "benchmarks.peer_proxies", name, str(PROXY_PORT), UPSTREAM))
+    if vllm_router is not None:
+        at = ("--host", "127.0.0.1", "--port", str(PROXY_PORT), "--worker-urls", UPSTREAM)
+        yield Arm("vllm-router", (str(vllm_router), *at, "--policy", "round_robin", "--log-level", "error"))
+    if litellm is not None:
+        config = folder / "litellm.yaml"
+        config.write_text(LITELLM)
+        yield Arm("litellm", (str(litellm), "--config", str(config), "--port", str(PROXY_PORT), "--num_workers", "1"))
+
+
+def _fleet(folder: Path) -> dict[str, Any]:
+    return {"variants": [{"name": "m", "url": UPSTREAM}]}
+
+
+def measure(arms: list[Arm], repeats: int) -> list[dict[str, Any]]:
+    """In every repetition each arm once, in turn; a proxy starts anew each time."""
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    engine = (*("-m", "server.simulator", "--port", str(ENGINE_PORT)), "--served-model-name", "m", "--ttft-ms", "1")
+    rows = []
+    with running((sys.executable, *engine, "--itl-ms", str(ITL_MS)), CLIENT_CORE):
+        for repeat in range(repeats):
+            for arm in arms:
+                row = {"arm": arm.name, "repeat": repeat, **asdict(measured(arm))}
+                sys.stderr.write(json.dumps(row) + "\n")
+                rows.append(row)
+    return rows
+
+
+def measured(arm: Arm) -> Measured:
+    if not arm.argv:
+        return uvloop.run(measure_arm(Address(host="127.0.0.1", port=ENGINE_PORT), None, None))
+    with running(arm.argv, PROXY_CORE) as pid:
+        return uvloop.run(measure_arm(Address(host="127.0.0.1", port=PROXY_PORT), pid, KEY))
+
+
+@contextmanager
+def running(argv: tuple[str, ...], core: int) -> Iterator[int]:
+    """A process on one core, in a group of its own that is ended afterwards; yields its id."""
+    pinned = ("taskset", "-c", str(core), *argv)
+    process = subprocess.Popen(pinned, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    try:
+        yield process.pid
+    finally:
+        os.killpg(process.pid, 15)
         try:
-            result = uvloop.run(measure(gateway.pid))
-        finally:
-            gateway.terminate()
-            gateway.wait()
-    sys.stdout.write(json.dumps(result) + "\n")
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+        time.sleep(0.5)
 
 
-async def measure(pid: int) -> dict[str, float]:
-    through = UpstreamPool(Address(host="127.0.0.1", port=PORT))
-    await until_ready(through)
-    direct = UpstreamPool(Address(socket_path=simulator_socket()))
-    for pool in (direct, through):
-        await load(pool, 8, 20, 1)
-    idle = {name: await load(pool, 1, 1, 300) for name, pool in (("direct", direct), ("through", through))}
-    before_s = cpu_s(pid)
-    short = await load(through, 8, 1, 500)
-    request_us = (cpu_s(pid) - before_s) / len(short.ttft_s) * 1e6
-    unloaded = await load(direct, STREAMS, TOKENS, 2)
-    before_s = cpu_s(pid)
-    streams = await load(through, STREAMS, TOKENS, 2)
-    spent_us = (cpu_s(pid) - before_s) * 1e6
+def over(rows: list[dict[str, Any]], arm: str, name: str) -> list[float]:
+    """A figure of every repetition, those that it did not finish left out."""
+    return [row[name] for row in rows if row["arm"] == arm and row[name] is not None]
+
+
+def ratios(rows: list[dict[str, Any]], arm: str, name: str) -> list[float]:
+    """To the direct connection of the same repetition."""
+    direct = {row["repeat"]: row[name] for row in rows if row["arm"] == "direct"}
+    return [row[name] / direct[row["repeat"]] for row in rows if row["arm"] == arm and row[name] is not None]
+
+
+def differences(rows: list[dict[str, Any]], arm: str, name: str) -> list[float]:
+    direct = {row["repeat"]: row[name] for row in rows if row["arm"] == "direct"}
+    return [row[name] - direct[row["repeat"]] for row in rows if row["arm"] == arm and row[name] is not None]
+
+
+COLUMNS = ("cpu_us_per_token", "cpu_us_per_request", "ttft_idle_ms", "ttft_loaded_ms", "tokens_per_s")
+TARGETS = {"cpu_us_per_token": 25.0, "cpu_us_per_request": 150.0, "ttft_idle_ms": 0.5, "tokens_per_s": 0.99}
+
+
+def column(rows: list[dict[str, Any]], arm: str, name: str) -> list[float]:
+    """As the page shows it: processor time as it is, latency added to direct, throughput as a share of direct."""
+    if name.startswith("cpu_us"):
+        return over(rows, arm, name)
+    return ratios(rows, arm, name) if name == "tokens_per_s" else differences(rows, arm, name)
+
+
+def reached(rows: list[dict[str, Any]]) -> dict[str, bool]:
+    """Per target, whether the gateway's median reaches it."""
+    found = {name: statistics.median(column(rows, "prunebench", name)) for name in TARGETS}
     return {
-        "cpu_us_per_request": round(request_us, 1),
-        "cpu_us_per_token": round((spent_us - request_us * len(streams.ttft_s)) / streams.tokens, 2),
-        "tokens_per_read": round(streams.tokens / streams.reads, 3),
-        "tokens_per_s": round(streams.tokens / streams.wall_s, 1),
-        "tokens_per_s_direct": round(unloaded.tokens / unloaded.wall_s, 1),
-        "added_ttft_p50_ms_idle": round(p50_ms(idle["through"]) - p50_ms(idle["direct"]), 3),
-        "added_ttft_p50_ms_loaded": round(p50_ms(streams) - p50_ms(unloaded), 3),
+        name: found[name] >= limit if name == "tokens_per_s" else found[name] <= limit
+        for name, limit in TARGETS.items()
     }
 
 
-async def until_ready(pool: UpstreamPool) -> None:
-    deadline_s = time.monotonic() + 30
-    while time.monotonic() < deadline_s:
-        try:
-            if (await fetch(pool, "GET", "/ready"))[0] == 200:
-                return
-        except OSError:
-            pass
-        await asyncio.sleep(0.1)
-    raise SystemExit("the gateway did not become ready")
+def render(raw: dict[str, Any]) -> str:
+    """The page, from the raw data alone."""
+    rows = raw["rows"]
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    missed = [name for name, ok in reached(rows).items() if not ok]
+    direct = {name: statistics.median(over(rows, "direct", name)) for name in COLUMNS[2:]}
+    lines = [
+        "# What the gateway costs",
+        "",
+        "*Question: is a token forwarded for 25 us of processor time, a request for 150 us, with 0.5 ms more to the "
+        "first token and 1 % less throughput at most?* "
+        + ("**Yes.**" if not missed else f"**Not all of it:** {', '.join(missed)}."),
+        "",
+        "| | CPU us per token | CPU us per request | TTFT p50 added, idle, ms | TTFT p50 added, 64 streams, ms | "
+        "throughput, share of direct |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *(f"| {arm} | " + " | ".join(_cell(column(rows, arm, name)) for name in COLUMNS) + " |" for arm in names[1:]),
+        "",
+        f"Directly, the first token takes {direct['ttft_idle_ms']:.3f} ms idle and {direct['ttft_loaded_ms']:.3f} ms "
+        f"under load, and {direct['tokens_per_s']:,.0f} tokens/s arrive. Median [least, most] of {raw['repeats']} "
+        "repetitions; differences and shares are taken within a repetition. Load: 64 streams of 500 tokens, one every "
+        f"{ITL_MS} ms and one write each, arrivals spread evenly. A request is one with one token, 8 clients at a "
+        "time. Processor time is that of the proxy's processes, user and system; per token it is what the streams took "
+        "above their requests. Every arm forwards over loopback TCP; prunebench and LiteLLM check a key, prunebench "
+        "keeps its histograms. The proxy has one core, client and simulated engine share another.",
+        "",
+        f"Made with {made_with(raw['provenance'], ('uvicorn', 'fastapi'))}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-async def load(pool: UpstreamPool, clients: int, tokens: int, requests: int) -> Load:
-    """`clients` at the same time, each `requests` streams of `tokens` one after the other."""
-    body = json.dumps({"model": "m", "prompt": "x", "max_tokens": tokens, "stream": True}).encode()
-    request = request_bytes(pool.address, "POST", "/v1/completions", [], body)
-    ttft_s: list[float] = []
-    reads = 0
-
-    async def client(number: int) -> None:
-        nonlocal reads
-        await asyncio.sleep(number * ITL_MS / 1e3 / clients)
-        for _ in range(requests):
-            exchange, sent_s = Exchange(pool), time.perf_counter()
-            await exchange.start(request)
-            await exchange.next_chunk()
-            ttft_s.append(time.perf_counter() - sent_s)
-            while await exchange.next_chunk():
-                reads += 1
-            exchange.finish()
-
-    began_s = time.perf_counter()
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return Load(ttft_s, clients * requests * tokens, reads + len(ttft_s), time.perf_counter() - began_s)
-
-
-def p50_ms(seen: Load) -> float:
-    return statistics.median(seen.ttft_s) * 1e3
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of the process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def simulator_socket() -> str:
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            arguments = (folder / "cmdline").read_text().split("\0")
-            if "server.simulator" in arguments and "-S" not in arguments:
-                return arguments[arguments.index("--uds") + 1]
-    raise SystemExit("the simulator was not found")
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "did not finish"
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 if __name__ == "__main__":

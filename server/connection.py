@@ -1,19 +1,24 @@
 """How is one HTTP/1.1 response read from an upstream with the least work per piece of body?
 
-A protocol that hands out body bytes as they arrive and nothing else: no header objects, no decoding, no events. It
-buffers at most `HIGH_WATER_BYTES` and then stops reading, so a slow client slows the engine's socket instead of
+A protocol that hands body bytes to a sink inside the event loop's own callback, once per read: no header objects, no
+decoding, no events, no task that must be woken. Until there is a sink it buffers at most `HIGH_WATER_BYTES` and then
+stops reading; afterwards whoever owns the sink pauses it, so a slow client slows the engine's socket instead of
 filling this process's memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
 HIGH_WATER_BYTES = 256 * 1024
+
+# Takes what one read brought of the body, and whether that was the last of it.
+Sink = Callable[[bytes, bool], None]
 
 
 class UpstreamLost(Exception):
@@ -43,12 +48,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # called by the parser
         self._parser: Any = HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._head: ResponseHead | None = None
-        self._chunks: list[bytes] = []
-        self._buffered_bytes = 0
-        self._paused = False
+        self._sink: Sink | None = None
+        self._early_bytes = 0
+        self._held = False
         self.answered = False
         self.complete = False
         self.reusable = False
@@ -57,6 +64,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, request: bytes) -> None:
         """Starts a new exchange."""
+        if self._held:
+            self.resume()
         self._begin()
         self.uses += 1
         if self._transport is not None and not self.lost:
@@ -68,19 +77,25 @@ class UpstreamConnection(asyncio.Protocol):
             await self._progress()
         return self._head
 
-    async def next_chunk(self) -> bytes:
-        """All body bytes that have arrived since the last call; b"" only at the end. Raises UpstreamLost."""
-        while not self._chunks:
-            if self.complete:
-                return b""
+    async def relay(self, sink: Sink) -> None:
+        """Hands every byte of the body to `sink` as it arrives; returns after the last. Raises UpstreamLost."""
+        self._sink = sink
+        self._hand_out(sink)
+        if self._early_bytes > HIGH_WATER_BYTES and not self._held:
+            self.resume()
+        while not self.complete:
             await self._progress()
-        chunks = self._chunks
-        self._chunks = []
-        self._buffered_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
+
+    def pause(self) -> None:
+        """Stops reading until `resume`; both may be said again."""
+        self._held = True
+        if self._transport is not None and not self.lost:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._held = False
+        if self._transport is not None and not self.lost:
             self._transport.resume_reading()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def abort(self) -> None:
         """Closes at once, so that the engine sees its client gone."""
@@ -107,10 +122,31 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.answered = True
+        if self.complete:
+            self.abort()  # nobody asked for more: whatever this is, the next request must not take it for its answer
+            return
         try:
             self._parser.feed_data(data)
         except HttpParserError:
             self.abort()
+            return
+        if self._sink is not None:
+            self._hand_out(self._sink)
+        else:
+            self._bound_early()
+
+    def _hand_out(self, sink: Sink) -> None:
+        pieces = self._pieces
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            sink(body, self.complete)
+
+    def _bound_early(self) -> None:
+        below = self._early_bytes <= HIGH_WATER_BYTES
+        self._early_bytes = sum(map(len, self._pieces))
+        if below and self._early_bytes > HIGH_WATER_BYTES and self._transport is not None:
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -133,14 +169,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._head = ResponseHead(status, tuple(self._headers))
             self._wake()
         self._headers = []
-
-    def on_body(self, body: bytes) -> None:
-        self._chunks.append(body)
-        self._buffered_bytes += len(body)
-        if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
 
     def on_message_complete(self) -> None:
         if self._head is not None:

@@ -80,9 +80,9 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "state": life.state,
         "reason": life.reason,
         "restarts": life.restarts,
-        "engine": "remote" if variant.entry.url else variant.entry.engine,
+        "engine": "remote" if variant.entry.urls else variant.entry.engine,
         "model": variant.entry.model,
-        "url": variant.entry.url,
+        "urls": variant.entry.urls,
     }
     if checkpoint is not None:
         about["fingerprint"] = checkpoint.fingerprint

@@ -84,6 +84,27 @@ def too_many_in_flight(limit: int) -> ServingError:
     )
 
 
+def queue_full(name: str, limit: int) -> ServingError:
+    return ServingError(
+        f"{limit} requests wait for the model {name!r} already, the limit here. Try again in a moment.",
+        status=429,
+        error_type="rate_limit_error",
+        code="queue_full",
+        param="model",
+        retry_after_s=RETRY_STARTING_S,
+    )
+
+
+def waited_too_long(name: str, patience_s: float) -> ServingError:
+    return ServingError(
+        f"The request waited {patience_s:g} s for the model {name!r} and got no turn. Try again later.",
+        status=503,
+        code="queue_timeout",
+        param="model",
+        retry_after_s=RETRY_STARTING_S,
+    )
+
+
 def draining() -> ServingError:
     message = "The server is shutting down and takes no new requests. Try again later."
     return ServingError(message, status=503, code="shutting_down", retry_after_s=RETRY_STARTING_S)

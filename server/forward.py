@@ -1,25 +1,27 @@
 """How does a request reach its variant's worker, and the answer its client, byte for byte?
 
-Plain ASGI without framework: read the bounded body, take `model` out of it, write the same bytes to the worker, hand
-on what comes back. Server-sent events are never parsed. Reading from the worker waits until the client's socket takes
-more, so a slow client costs bounded memory; a client that goes away closes the worker's connection at once, which is
-how the engine learns that it may stop generating.
+Plain ASGI without framework once per request: read the bounded body, take `model` out of it, write the same bytes to
+the worker. What comes back goes from socket to socket in one callback; server-sent events are never parsed. Reading
+from the worker waits until the client's socket takes more, so a slow client costs bounded memory; a client that goes
+away closes the worker's connection at once, which is how the engine learns that it may stop generating.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from artifacts.errors import ServingError
 from server import faults
+from server.admission import LeftQueue
+from server.ask import Ask
+from server.client_side import EXTENSION, Client
 from server.connection import ResponseHead, UpstreamLost
 from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest, route_label
 from server.pool import Address, Exchange, request_bytes
 from server.registry import Registry, ServedVariant
+from server.replicas import Replica, least_loaded
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,33 +48,49 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = ObservedRequest(route_label(scope["path"]))
         try:
-            body = await read_body(scope, receive, self._registry.fleet.max_body_bytes)
-            variant = self._registry.get(model := model_of(body))
+            ask = Ask.parse(await read_body(scope, receive, self._registry.fleet.limits.max_body_bytes))
+            variant = self._registry.resolve(ask.model)
             if variant is None:
-                raise faults.unknown_model(model, self._registry.names)
+                raise faults.unknown_model(ask.model, self._registry.names)
             request.variant = variant.name
-            await self._admit(variant, _Forwarding(variant, scope, body, receive, send, request))
+            self._require_open(variant)
+            self._registry.held += 1
+            try:
+                await self._in_turn(variant, ask, scope, send, request)
+            finally:
+                self._registry.held -= 1
         except ServingError as error:
             request.code = error.status
             await send_error(send, error)
-        except ClientGone:
+        except (ClientGone, LeftQueue):
             request.code = CLIENT_GONE
         finally:
             self._metrics.observe(request)
 
-    async def _admit(self, variant: ServedVariant, forwarding: _Forwarding) -> None:
-        limit = self._registry.fleet.max_in_flight
+    def _require_open(self, variant: ServedVariant) -> None:
+        limit = self._registry.fleet.limits.max_in_flight
         if self._registry.draining:
             raise faults.draining()
         if variant.lifecycle.state != "ready":
             raise faults.not_ready(variant.name, variant.lifecycle.state, variant.lifecycle.reason)
-        if self._registry.in_flight >= limit:
+        if self._registry.held >= limit:
             raise faults.too_many_in_flight(limit)
-        variant.in_flight += 1
+
+    async def _in_turn(
+        self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
+    ) -> None:
+        await variant.gate.enter(scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s)
+        replica = least_loaded(variant.replicas)
         try:
-            await forwarding.run()
+            if replica is None:
+                raise faults.unreachable(variant.name)
+            replica.in_flight += 1
+            try:
+                await _Forwarding(variant, replica, scope, ask, send, request).run()
+            finally:
+                replica.in_flight -= 1
         finally:
-            variant.in_flight -= 1
+            variant.gate.leave()
 
 
 class _Forwarding:
@@ -81,40 +99,37 @@ class _Forwarding:
     def __init__(
         self,
         variant: ServedVariant,
+        replica: Replica,
         scope: Scope,
-        body: bytes,
-        receive: Receive,
+        ask: Ask,
         send: Send,
         request: ObservedRequest,
     ) -> None:
         self._variant = variant
-        self._wire = _upstream_request(variant.pool.address, scope, body)
-        self._receive = receive
+        body = ask.body_for(variant.entry.served_name or variant.name)
+        self._wire = _upstream_request(replica.pool.address, scope, body)
+        self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
         self._request = request
-        self._exchange = Exchange(variant.pool)
+        self._exchange = Exchange(replica.pool)
         self._head: ResponseHead | None = None
-        self._event_open = False
+        self._last = b"\n\n"
 
     async def run(self) -> None:
         """Raises ServingError before the response has begun, ClientGone at any time."""
-        watch = asyncio.ensure_future(self._until_client_gone())
-        watch.add_done_callback(lambda _: self._exchange.abort())
+        self._client.attach(self._exchange)
         try:
-            head = await self._start()
-            await self._relay(head)
+            await self._begin_answer(await self._start())
+            await self._exchange.relay(self._hand_on)
             self._exchange.finish()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except UpstreamLost as error:
-            if watch.done():
+            if self._client.gone:
                 raise ClientGone from error
             await self._break_off()
         finally:
-            watch.cancel()
+            self._client.detach()
             self._exchange.abort()
-
-    async def _until_client_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
 
     async def _start(self) -> ResponseHead:
         try:
@@ -122,20 +137,18 @@ class _Forwarding:
         except OSError as error:
             raise faults.unreachable(self._variant.name) from error
 
-    async def _relay(self, head: ResponseHead) -> None:
+    async def _begin_answer(self, head: ResponseHead) -> None:
         kept = [(name, value) for name, value in head.headers if name not in _HOP_BY_HOP]
         await self._send(_start_message(head.status, kept + self._variant.stamp))
         self._head = head
         self._request.code = head.status
-        send, exchange = self._send, self._exchange
-        more = True
-        while more:
-            chunk = await exchange.next_chunk()
-            if self._request.first_byte_s is None:
-                self._request.first_byte_s = time.perf_counter()
-            self._event_open = not chunk.endswith(b"\n\n")
-            more = not exchange.complete
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    def _hand_on(self, body: bytes, last: bool) -> None:
+        """Once per read from the worker, in the callback in which it arrived."""
+        if self._request.first_byte_s is None:
+            self._request.first_byte_s = time.perf_counter()
+        self._last = body
+        self._client.write_body(body, last)
 
     async def _break_off(self) -> None:
         """The worker went away: an error answer if nothing was sent yet, else an error event and a cut connection.
@@ -148,8 +161,8 @@ class _Forwarding:
             raise error
         self._request.code = error.status
         if (self._head.header(b"content-type") or b"").startswith(b"text/event-stream"):
-            event = (b"\n\n" if self._event_open else b"") + faults.error_event(error)
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            begun = b"" if self._last.endswith(b"\n\n") else b"\n\n"
+            self._client.write_body(begun + faults.error_event(error), False)
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
@@ -167,20 +180,6 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         if len(body) > limit_bytes:
             raise faults.body_too_large(limit_bytes)
     return body
-
-
-def model_of(body: bytes) -> str:
-    """The request's `model`. Raises ServingError (400) if there is none to be found."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise faults.malformed_body(str(error)) from error
-    if not isinstance(fields, dict):
-        raise faults.malformed_body(f"it is a {type(fields).__name__}")
-    model = fields.get("model")
-    if not isinstance(model, str):
-        raise faults.missing_model()
-    return model
 
 
 async def send_error(send: Send, error: ServingError) -> None:

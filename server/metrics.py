@@ -58,18 +58,33 @@ class GatewayMetrics:
             buckets=TIME_BUCKETS_S,
         )
         self._counts: dict[str, list[int]] = {}
+        self._codes: dict[tuple[str, str, int], Counter] = {}
+        self._times: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
 
     def observe(self, request: ObservedRequest) -> None:
         """Counts a request that has ended."""
         ended_s = time.perf_counter()
-        labels = (request.variant, request.route)
-        self._requests.labels(*labels, str(request.code)).inc()
+        first_byte, duration = self._histograms((request.variant, request.route))
+        self._counter((request.variant, request.route, request.code)).inc()
         if request.first_byte_s is not None:
-            self._first_byte.labels(*labels).observe(request.first_byte_s - request.began_s)
-        self._duration.labels(*labels).observe(ended_s - request.began_s)
+            first_byte.observe(request.first_byte_s - request.began_s)
+        duration.observe(ended_s - request.began_s)
         counts = self._counts.setdefault(request.variant, [0, 0])
         counts[0] += 1
         counts[1] += request.code >= 400
+
+    def _counter(self, labels: tuple[str, str, int]) -> Counter:
+        """Finding a child by its labels costs more than counting."""
+        found = self._codes.get(labels)
+        if found is None:
+            found = self._codes[labels] = self._requests.labels(*map(str, labels))
+        return found
+
+    def _histograms(self, labels: tuple[str, str]) -> tuple[Histogram, Histogram]:
+        found = self._times.get(labels)
+        if found is None:
+            found = self._times[labels] = (self._first_byte.labels(*labels), self._duration.labels(*labels))
+        return found
 
     def counts(self, variant: str) -> tuple[int, int]:
         """Requests ended so far, and how many of them with an error."""
@@ -109,7 +124,7 @@ class FleetCollector(Collector):
             "prunebench_worker_restarts", "Starts of the variant's worker after a crash.", labels=("variant",)
         )
         for variant in self._variants:
-            in_flight.add_metric((variant.name,), variant.in_flight)
+            in_flight.add_metric((variant.name,), variant.gate.in_flight)
             restarts.add_metric((variant.name,), variant.lifecycle.restarts)
             for name in STATES:
                 state.add_metric((variant.name, name), variant.lifecycle.state == name)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from server.connection import ResponseHead, UpstreamConnection, UpstreamLost
+from server.connection import ResponseHead, Sink, UpstreamConnection, UpstreamLost
 
 CONNECT_TIMEOUT_S = 5.0
 STALE_WITHIN_S = 0.25
@@ -30,7 +30,9 @@ class Address:
 
     @classmethod
     def of_url(cls, url: str) -> Address:
-        """`http://host:port/prefix`; a trailing `/v1` is dropped because request paths carry it."""
+        """`unix:/path`, or `http://host:port/prefix`; a trailing `/v1` is dropped because request paths carry it."""
+        if url.startswith("unix:"):
+            return cls(socket_path=url.removeprefix("unix:"))
         parts = urlsplit(url)
         prefix = parts.path.rstrip("/").removesuffix("/v1")
         return cls(host=parts.hostname or "localhost", port=parts.port or 80, prefix=prefix)
@@ -110,18 +112,26 @@ class Exchange:
         """True when the bytes handed out so far are the whole body."""
         return self._connection is not None and self._connection.complete
 
-    async def next_chunk(self) -> bytes:
-        """See `UpstreamConnection.next_chunk`."""
+    async def relay(self, sink: Sink) -> None:
+        """See `UpstreamConnection.relay`."""
         if self._connection is None:
             raise UpstreamLost
-        return await self._connection.next_chunk()
+        await self._connection.relay(sink)
 
     async def read(self) -> bytes:
-        """The rest of the body."""
-        chunks: list[bytes] = []
-        while chunk := await self.next_chunk():
-            chunks.append(chunk)
-        return b"".join(chunks)
+        """The whole body."""
+        pieces: list[bytes] = []
+        await self.relay(lambda body, last: pieces.append(body))
+        return b"".join(pieces)
+
+    def pause(self) -> None:
+        """The reader is busy: the upstream is read no further until `resume`."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
 
     def finish(self) -> None:
         connection, self._connection = self._connection, None

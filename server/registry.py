@@ -6,24 +6,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
+from artifacts.limits import Limits
+from server.admission import Gate
 from server.checkpoint import Checkpoint
 from server.lifecycle import Lifecycle
 from server.pool import Address, UpstreamPool
+from server.replicas import Replica
+from server.routing import splits_of
 
 
 @dataclass(slots=True)
 class ServedVariant:
-    """One variant: what it is, how to reach it, how it is."""
+    """One variant: what it is, how to reach it, how it is, who is in it."""
 
     entry: VariantEntry
-    pool: UpstreamPool
+    replicas: tuple[Replica, ...]
+    gate: Gate
     checkpoint: Checkpoint | None = None
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    in_flight: int = 0
 
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @property
+    def pool(self) -> UpstreamPool:
+        """Of a worker of our own, which is the only replica; of remote ones, the first."""
+        return self.replicas[0].pool
 
     @property
     def stamp(self) -> list[tuple[bytes, bytes]]:
@@ -40,31 +49,42 @@ class Registry:
     def __init__(self, fleet: Fleet, socket_dir: str) -> None:
         self.fleet = fleet
         self.draining = False
-        self._variants = {
-            entry.name: ServedVariant(entry, UpstreamPool(address_of(entry, socket_dir))) for entry in fleet.variants
-        }
+        # Requests that are answered or wait: what `limits.max_in_flight` bounds.
+        self.held = 0
+        self._variants = {entry.name: served(entry, fleet.limits, socket_dir) for entry in fleet.variants}
+        self._splits = splits_of(fleet.aliases)
 
     def __iter__(self) -> Iterator[ServedVariant]:
         return iter(self._variants.values())
 
-    def get(self, name: object) -> ServedVariant | None:
-        return self._variants.get(name) if isinstance(name, str) else None
+    def get(self, name: str) -> ServedVariant | None:
+        """The variant of this very name."""
+        return self._variants.get(name)
+
+    def resolve(self, name: str) -> ServedVariant | None:
+        """The variant that answers a request for `name`; an alias with several targets moves on to the next."""
+        split = self._splits.get(name)
+        return self._variants.get(name if split is None else split.next())
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._variants)
-
-    @property
-    def in_flight(self) -> int:
-        return sum(variant.in_flight for variant in self)
+        """Of the variants and of the aliases."""
+        return (*self._variants, *self._splits)
 
     @property
     def all_ready(self) -> bool:
         return not self.draining and all(variant.lifecycle.state == "ready" for variant in self)
 
 
-def address_of(entry: VariantEntry, socket_dir: str) -> Address:
-    """A running server's address, or the Unix socket that the variant's worker will listen on."""
-    if entry.url is not None:
-        return Address.of_url(entry.url)
-    return Address(socket_path=f"{socket_dir}/{entry.name}.sock")
+def served(entry: VariantEntry, limits: Limits, socket_dir: str) -> ServedVariant:
+    """A variant that nobody has started yet."""
+    replicas = tuple(Replica.at(address) for address in addresses_of(entry, socket_dir))
+    capacity = entry.max_in_flight or limits.max_in_flight_per_variant
+    return ServedVariant(entry, replicas, Gate(entry.name, capacity, limits.max_queued))
+
+
+def addresses_of(entry: VariantEntry, socket_dir: str) -> list[Address]:
+    """Of running servers, or the Unix socket that the variant's worker will listen on."""
+    if entry.urls:
+        return [Address.of_url(url) for url in entry.urls]
+    return [Address(socket_path=f"{socket_dir}/{entry.name}.sock")]

@@ -20,6 +20,7 @@ from artifacts.errors import ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from artifacts.priority import served_first
+from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
 from server.metrics import GatewayMetrics
@@ -139,12 +140,13 @@ class Endpoint(uvicorn.Server):
     def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
         config = uvicorn.Config(
             gateway,
-            http="httptools",
+            http=ClientSide,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_S,

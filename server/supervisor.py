@@ -82,7 +82,7 @@ class Supervisor:
 
     def _require_memory(self) -> None:
         if self._machine.device == "cpu":
-            needs = [need_of(v, self._fleet) for v in self._registry if v.entry.engine == "vllm" and not v.entry.url]
+            needs = [need_of(v, self._fleet) for v in self._registry if v.entry.engine == "vllm" and not v.entry.urls]
             memory.require_fit(needs, memory.available_memory_bytes())
 
     async def _start(self, variant: ServedVariant, *, check: bool) -> None:
@@ -98,7 +98,7 @@ class Supervisor:
             self._announce(f"{variant.name}: ready after {format_seconds(time.monotonic() - began_s)}")
 
     async def _bring_up(self, variant: ServedVariant) -> None:
-        if variant.entry.url is not None:
+        if variant.entry.urls:
             await self._in_time(variant, until_ready(variant.pool, variant.name))
             return
         log_path = self._log_dir / f"{variant.name}.log"

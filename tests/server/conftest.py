@@ -23,7 +23,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """Two quick simulators, `dense` and `pruned`, behind one endpoint."""
     fleet = [simulated("dense"), simulated("pruned", "--itl-ms", "0.5")]
     for start in launcher(tmp_path_factory.mktemp("pair")):
-        yield start(fleet, max_body_bytes=1 << 16).until_ready()
+        yield start(fleet, limits={"max_body_bytes": 1 << 16}).until_ready()
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,8 @@ def connected(use: Callable[[UpstreamConnection, Wire], Awaitable[None]]) -> Wir
 
 
 async def body_of(connection: UpstreamConnection) -> bytes:
-    pieces = []
-    while piece := await connection.next_chunk():
-        pieces.append(piece)
+    pieces: list[bytes] = []
+    await connection.relay(lambda body, last: pieces.append(body))
     return b"".join(pieces)
 
 
@@ -123,20 +122,22 @@ def test_a_reader_that_waits_is_woken_by_each_arrival() -> None:
         assert not waiting.done()
         connection.data_received(HEAD + b"ab")
         await waiting
-        assert await connection.next_chunk() == b"ab"
-        waiting_for_more = asyncio.create_task(connection.next_chunk())
+        pieces: list[bytes] = []
+        relaying = asyncio.create_task(connection.relay(lambda body, last: pieces.append(body)))
         await asyncio.sleep(0)
+        assert pieces == [b"ab"]
         connection.data_received(b"c")
         connection.data_received(b"de")
-        assert await waiting_for_more == b"cde"
-        assert await connection.next_chunk() == b""
+        assert pieces == [b"ab", b"c", b"de"], "handed on in the callback itself"
+        assert not relaying.done()
+        await relaying
 
     connected(use)
 
 
 HIGH_WATER = [
     (HIGH_WATER_BYTES, [], "exactly the limit is still taken"),
-    (HIGH_WATER_BYTES + 1, ["pause", "resume"], "one byte more stops the sender until it is read"),
+    (HIGH_WATER_BYTES + 1, ["pause", "resume"], "one byte more stops the sender until there is a reader"),
     (3 * HIGH_WATER_BYTES, ["pause", "resume"], "far beyond it, the sender is stopped once"),
 ]
 
@@ -148,12 +149,53 @@ def test_high_water(size: int, told: list[str], what: str) -> None:
         for start in range(0, size, 65536):
             connection.data_received(bytes(min(65536, size - start)))
         assert wire.told == told[:1]
-        assert len(await connection.next_chunk()) == size
+        pieces: list[bytes] = []
+        relaying = asyncio.create_task(connection.relay(lambda body, last: pieces.append(body)))
+        await asyncio.sleep(0)
+        assert len(b"".join(pieces)) == size
         assert wire.told == told, what
-        connection.data_received(b"x")
-        assert wire.told == told
+        for _ in range(3):
+            connection.data_received(bytes(HIGH_WATER_BYTES))
+        assert wire.told == told, "from now on the reader says when to stop"
+        relaying.cancel()
 
     connected(use)
+
+
+@pytest.mark.parametrize(
+    ("early", "told"), [(1, ["pause"]), (HIGH_WATER_BYTES + 1, ["pause", "pause"])], ids=["a byte", "too much"]
+)
+def test_a_reader_that_says_stop_at_once_is_obeyed(early: int, told: list[str]) -> None:
+    async def use(connection: UpstreamConnection, wire: Wire) -> None:
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + bytes(early))
+        relaying = asyncio.create_task(connection.relay(lambda body, last: connection.pause()))
+        await asyncio.sleep(0)
+        assert wire.told == told
+        connection.resume()
+        assert wire.told == [*told, "resume"]
+        relaying.cancel()
+
+    connected(use)
+
+
+def test_a_connection_that_was_held_reads_again_for_the_next_exchange() -> None:
+    async def use(connection: UpstreamConnection, wire: Wire) -> None:
+        connection.data_received(HEAD + b"abcde")
+        await connection.relay(lambda body, last: connection.pause())
+        connection.send(b"again")
+        assert wire.told == ["pause", "resume"]
+
+    connected(use)
+
+
+def test_what_comes_after_a_whole_answer_is_nobodys_answer() -> None:
+    async def use(connection: UpstreamConnection, wire: Wire) -> None:
+        connection.data_received(HEAD + b"abcde")
+        assert not connection.lost
+        connection.data_received(HEAD)
+        assert connection.lost
+
+    assert connected(use).told == ["abort"]
 
 
 LOSSES = [
@@ -262,6 +304,6 @@ def test_an_exchange_that_has_not_begun_gives_nothing() -> None:
         exchange.abort()
         assert not exchange.complete
         with pytest.raises(UpstreamLost):
-            await exchange.next_chunk()
+            await exchange.read()
 
     connected(use)

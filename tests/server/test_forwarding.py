@@ -1,6 +1,6 @@
 """What does the data path send to the worker and to the client, and what does it count, in every way it can end?
 
-The worker is a real connection that speaks given bytes; the client is the list of ASGI messages it gets.
+The worker is a real connection that speaks given bytes; the client is the list of what it gets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 
 from artifacts.fleet import Fleet
 from server.checkpoint import Checkpoint
+from server.client_side import EXTENSION, Upstream
 from server.forward import Forwarder
 from server.lifecycle import Lifecycle
 from server.metrics import CLIENT_GONE, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest
@@ -32,7 +33,7 @@ def chunk(data: bytes) -> bytes:
 
 
 @dataclass
-class Client:
+class Caller:
     """One client: what it sends, what it got; `leave` closes its connection."""
 
     body: bytes = BODY
@@ -40,10 +41,8 @@ class Client:
     path: str = "/v1/completions"
     query: bytes = b""
     got: list[dict[str, Any]] = field(default_factory=list)
-    _asked: bool = False
-
-    def __post_init__(self) -> None:
-        self.leave = asyncio.Event()
+    gone: bool = False
+    upstream: Upstream | None = None
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -54,17 +53,28 @@ class Client:
             "raw_path": self.path.encode(),
             "query_string": self.query,
             "headers": list(self.headers),
+            "extensions": {EXTENSION: self},
         }
 
     async def receive(self) -> dict[str, Any]:
-        if not self._asked:
-            self._asked = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-        await self.leave.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self.body, "more_body": False}
 
     async def send(self, message: Any) -> None:
         self.got.append(message)
+
+    def write_body(self, body: bytes, last: bool) -> None:
+        self.got.append({"body": body, "more_body": True})
+
+    def attach(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+
+    def detach(self) -> None:
+        self.upstream = None
+
+    def leave(self) -> None:
+        self.gone = True
+        if self.upstream is not None:
+            self.upstream.abort()
 
     @property
     def status(self) -> int:
@@ -98,7 +108,7 @@ class DataPath:
     def variant(self) -> ServedVariant:
         return next(iter(self.registry))
 
-    async def ask(self, client: Client) -> Client:
+    async def ask(self, client: Caller) -> Caller:
         await self.forwarder(client.scope, client.receive, client.send)
         return client
 
@@ -130,14 +140,14 @@ def forwarding(
         async with await asyncio.start_unix_server(serve, f"{folder}/a.sock"), asyncio.timeout(20):
             await use(path)
             path.variant.pool.close()
-        assert registry.in_flight == 0
+        assert registry.held == 0
 
     asyncio.run(run())
 
 
 def test_the_body_arrives_as_it_was_and_the_answer_too(tmp_path: Path) -> None:
     async def use(path: DataPath) -> None:
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert path.requests[0].endswith(b"\r\n\r\n" + BODY)
         assert (client.status, client.answer, client.ended) == (200, b"{}", True)
         (request,) = path.observed
@@ -165,7 +175,7 @@ HEADERS = [
 @pytest.mark.parametrize(("name", "sent", "why"), HEADERS, ids=[name.decode() for name, *_ in HEADERS])
 def test_which_request_headers_reach_the_worker(tmp_path: Path, name: bytes, sent: bool, why: str) -> None:
     async def use(path: DataPath) -> None:
-        await path.ask(Client(headers=((name, b"31"),)))
+        await path.ask(Caller(headers=((name, b"31"),)))
         assert (b"\r\n" + name + b": 31\r\n" in path.requests[0]) == sent, why
         assert path.requests[0].lower().count(b"content-length: ") == 1
         assert path.requests[0].count(b"host: localhost\r\n") == 1
@@ -176,7 +186,7 @@ def test_which_request_headers_reach_the_worker(tmp_path: Path, name: bytes, sen
 @pytest.mark.parametrize(("query", "target"), [(b"", b"/v1/score"), (b"a=1&b=%20", b"/v1/score?a=1&b=%20")])
 def test_path_and_query_are_kept(tmp_path: Path, query: bytes, target: bytes) -> None:
     async def use(path: DataPath) -> None:
-        await path.ask(Client(path="/v1/score", query=query))
+        await path.ask(Caller(path="/v1/score", query=query))
         assert path.requests[0].startswith(b"POST " + target + b" HTTP/1.1\r\n")
 
     forwarding(tmp_path, PLAIN, use)
@@ -189,7 +199,7 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
     async def use(path: DataPath) -> None:
         if fingerprint is not None:
             path.variant.checkpoint = Checkpoint(manifest=None, fingerprint=fingerprint)
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         stamp = [] if fingerprint is None else [(b"x-prunebench-fingerprint", fingerprint.encode())]
         assert client.got[0]["headers"] == [
             (b"x-own", b"1"),
@@ -206,7 +216,7 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
 @pytest.mark.parametrize("status", [b"400 Bad", b"404 No", b"422 Odd", b"500 Oops"])
 def test_a_workers_refusal_is_the_clients_answer(tmp_path: Path, status: bytes) -> None:
     async def use(path: DataPath) -> None:
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert (client.status, client.answer, client.ended) == (int(status[:3]), b"{}", True)
         assert path.observed[0].code == int(status[:3])
 
@@ -225,7 +235,7 @@ def test_a_torn_stream_ends_in_an_error_event_and_without_an_end(
     tmp_path: Path, answer: bytes, before: bytes, what: str
 ) -> None:
     async def use(path: DataPath) -> None:
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert client.status == 200
         said, _, last = client.answer.rpartition(b"data: ")
         assert said == before, what
@@ -238,7 +248,7 @@ def test_a_torn_stream_ends_in_an_error_event_and_without_an_end(
 
 def test_a_torn_document_is_cut_and_gets_no_event(tmp_path: Path) -> None:
     async def use(path: DataPath) -> None:
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert (client.status, client.answer, client.ended) == (200, b"{", False)
         assert path.observed[0].code == 502
 
@@ -248,7 +258,7 @@ def test_a_torn_document_is_cut_and_gets_no_event(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n"], ids=["nothing", "half a line", "no HTTP"])
 def test_a_worker_lost_before_its_answer_is_a_bad_gateway(tmp_path: Path, answer: bytes) -> None:
     async def use(path: DataPath) -> None:
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert (client.status, client.code, client.ended) == (502, "worker_lost", True)
         assert path.observed[0].code == 502
 
@@ -258,7 +268,7 @@ def test_a_worker_lost_before_its_answer_is_a_bad_gateway(tmp_path: Path, answer
 def test_a_worker_that_nobody_hears_is_unavailable(tmp_path: Path) -> None:
     async def use(path: DataPath) -> None:
         (tmp_path / "a.sock").unlink()
-        client = await path.ask(Client())
+        client = await path.ask(Caller())
         assert (client.status, client.code) == (503, "worker_unreachable")
         assert path.observed[0].code == 503
 
@@ -267,11 +277,11 @@ def test_a_worker_that_nobody_hears_is_unavailable(tmp_path: Path) -> None:
 
 def test_a_client_that_leaves_is_counted_as_gone_and_told_nothing(tmp_path: Path) -> None:
     async def use(path: DataPath) -> None:
-        client = Client()
+        client = Caller()
         asking = asyncio.create_task(path.ask(client))
         await path.arrived.wait()
-        assert path.registry.in_flight == 1
-        client.leave.set()
+        assert path.registry.held == 1
+        client.leave()
         await asking
         assert client.got == []
         assert path.observed[0].code == CLIENT_GONE
@@ -281,18 +291,18 @@ def test_a_client_that_leaves_is_counted_as_gone_and_told_nothing(tmp_path: Path
 
 def test_only_so_many_are_admitted_and_the_rest_never_reach_the_worker(tmp_path: Path) -> None:
     async def use(path: DataPath) -> None:
-        first = Client()
+        first = Caller()
         asking = asyncio.create_task(path.ask(first))
         await path.arrived.wait()
-        second = await path.ask(Client())
+        second = await path.ask(Caller())
         assert (second.status, second.code) == (429, "too_many_requests")
         assert dict(second.got[0]["headers"])[b"retry-after"] == b"1"
-        first.leave.set()
+        first.leave()
         await asking
         assert len(path.requests) == 1
         assert [request.code for request in path.observed] == [429, CLIENT_GONE]
 
-    forwarding(tmp_path, b"", use, hang_up=False, max_in_flight=1)
+    forwarding(tmp_path, b"", use, hang_up=False, limits={"max_in_flight": 1})
 
 
 UNADMITTED: list[tuple[bytes, str, bool, int, str, str]] = [
@@ -315,9 +325,9 @@ def test_what_is_not_admitted_is_counted_and_costs_the_worker_nothing(
     async def use(path: DataPath) -> None:
         path.variant.lifecycle = Lifecycle(state=state)
         path.registry.draining = draining
-        client = await path.ask(Client(body=body))
+        client = await path.ask(Caller(body=body))
         assert (client.status, client.ended) == (status, True), why
         assert [(request.variant, request.code) for request in path.observed] == [(label, status)]
         assert path.requests == []
 
-    forwarding(tmp_path, PLAIN, use, max_body_bytes=64)
+    forwarding(tmp_path, PLAIN, use, limits={"max_body_bytes": 64})

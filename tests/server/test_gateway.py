@@ -105,7 +105,7 @@ def test_a_client_that_goes_away_frees_the_worker_within_100_ms(start: Start, st
 
 
 def test_a_slow_reader_stops_the_worker_instead_of_filling_memory(start: Start) -> None:
-    serving = start([simulated("fast", "--ttft-ms", "0", "--itl-ms", "0")], max_in_flight=4).until_ready()
+    serving = start([simulated("fast", "--ttft-ms", "0", "--itl-ms", "0")], limits={"max_in_flight": 4}).until_ready()
     body = json.dumps({"model": "fast", "prompt": "x", "max_tokens": 100_000, "stream": True}).encode()
     request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     before_bytes = _resident_bytes(serving.process.pid)
@@ -128,7 +128,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def test_requests_beyond_the_limit_are_told_to_come_back(start: Start) -> None:
-    serving = start([simulated("slow", "--itl-ms", "1000")], max_in_flight=1).until_ready()
+    serving = start([simulated("slow", "--itl-ms", "1000")], limits={"max_in_flight": 1}).until_ready()
     body = {"model": "slow", "prompt": "x", "max_tokens": 60, "stream": True}
     with serving.client.stream("POST", "/v1/completions", json=body) as held:
         pieces = held.iter_raw()

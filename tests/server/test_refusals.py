@@ -11,7 +11,8 @@ import pytest
 from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
 from server import faults
-from server.forward import ClientGone, model_of, read_body
+from server.ask import Ask
+from server.forward import ClientGone, read_body
 from server.gateway import is_forwarded
 from server.metrics import FORWARDED_ROUTES, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest, route_label
 from server.registry import Registry
@@ -100,10 +101,10 @@ BODIES = [
 @pytest.mark.parametrize(("body", "expected"), BODIES)
 def test_the_model_is_read_from_the_top_level(body: bytes, expected: str | int) -> None:
     if isinstance(expected, str):
-        assert model_of(body) == expected
+        assert Ask.parse(body).model == expected
         return
     with pytest.raises(ServingError) as caught:
-        model_of(body)
+        Ask.parse(body)
     assert caught.value.status == expected
 
 

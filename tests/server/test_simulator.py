@@ -24,12 +24,16 @@ async def _read_times(pool: UpstreamPool, path: str, body: dict[str, object]) ->
     request = request_bytes(pool.address, "POST", path, [], json.dumps(body).encode())
     sent_s = loop.time()
     await exchange.start(request)
-    times, received = [], b""
-    while chunk := await exchange.next_chunk():
+    times: list[float] = []
+    pieces: list[bytes] = []
+
+    def note(piece: bytes, last: bool) -> None:
         times.append(loop.time() - sent_s)
-        received += chunk
+        pieces.append(piece)
+
+    await exchange.relay(note)
     exchange.finish()
-    return times, received
+    return times, b"".join(pieces)
 
 
 async def _with_simulator(socket_path: Path, simulation: Simulation) -> tuple[asyncio.Server, UpstreamPool]:

@@ -212,6 +212,7 @@ def test_nobody_listening_is_an_os_error(tmp_path: Path) -> None:
 URLS = [
     ("http://host:81", Address(host="host", port=81), "host:81"),
     ("http://host", Address(host="host", port=80), "host:80"),
+    ("unix:/run/vllm.sock", Address(socket_path="/run/vllm.sock"), "localhost"),
     ("http://host:81/v1", Address(host="host", port=81), "host:81"),
     ("http://host:81/proxy/v1/", Address(host="host", port=81, prefix="/proxy"), "host:81"),
 ]

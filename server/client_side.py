@@ -1,0 +1,110 @@
+"""How does an upstream write a response's body to the client without a task in between?
+
+uvicorn's HTTP protocol does everything that happens once per request. For what happens once per token it offers itself
+in the ASGI scope: between the message that starts a response and the one that ends it, the data path writes the body
+through `write_body`, in the very callback in which the bytes arrived. While this client does not read, the upstream is
+paused; when the client goes away, the upstream is aborted in the same callback.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+EXTENSION = "prunebench.client"
+
+
+class Upstream(Protocol):
+    """What a client slows down and ends."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Client(Protocol):
+    """What the data path needs to know of a connection besides ASGI."""
+
+    @property
+    def gone(self) -> bool: ...
+
+    def attach(self, upstream: Upstream) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def write_body(self, body: bytes, last: bool) -> None: ...
+
+
+class ClientSide(HttpToolsProtocol):
+    """One client connection, whose requests are answered one after the other."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.upstream: Upstream | None = None
+        self.gone = False
+
+    def on_headers_complete(self) -> None:
+        """The cycle is made here and its task runs later: pipelined requests have theirs before the first has ended."""
+        super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: cast(Any, ClientRequest(self, self.cycle))}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        if self.upstream is not None:
+            self.upstream.abort()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.upstream is not None:
+            self.upstream.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.upstream is not None:
+            self.upstream.resume()
+
+
+class ClientRequest:
+    """One request of a connection: the `Client` that the data path finds in the scope."""
+
+    __slots__ = ("_connection", "_cycle", "_transport")
+
+    def __init__(self, connection: ClientSide, cycle: RequestResponseCycle) -> None:
+        self._connection = connection
+        self._cycle = cycle
+        self._transport = connection.transport
+
+    @property
+    def gone(self) -> bool:
+        return self._connection.gone
+
+    def attach(self, upstream: Upstream) -> None:
+        """From now on `upstream` follows this client's pace, and ends with it."""
+        self._connection.upstream = upstream
+        if self._connection.gone:
+            upstream.abort()
+        elif self._connection.flow.write_paused:
+            upstream.pause()
+
+    def detach(self) -> None:
+        self._connection.upstream = None
+
+    def write_body(self, body: bytes, last: bool) -> None:
+        """What has come of the response that is under way; `body` is not empty. An ASGI message must still end it.
+
+        Every write is a system call: the end of the chunks travels with the last of them, and uvicorn has nothing left
+        to write.
+        """
+        cycle = self._cycle
+        if not cycle.chunked_encoding:
+            cycle.expected_content_length -= len(body)
+            self._transport.write(body)
+        elif last:
+            self._transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            cycle.chunked_encoding = False
+        else:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
