@@ -23,6 +23,7 @@ from artifacts.priority import served_first
 from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
+from server.keys import Keyring
 from server.metrics import GatewayMetrics
 from server.registry import Registry
 from server.supervisor import Announce, Supervisor
@@ -84,11 +85,12 @@ def _bracketed(host: str) -> str:
 
 async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
     began_s = time.monotonic()
+    keyring = None if fleet.keys_file is None else Keyring(Path(fleet.keys_file), announce)
     with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
-        endpoint = Endpoint(Gateway(registry, metrics), listener)
+        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener)
         stop = _stop_on_signals(endpoint, supervisor)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
