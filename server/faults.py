@@ -126,6 +126,11 @@ def body_too_large(limit_bytes: int) -> ServingError:
     return ServingError(message, status=413, error_type=INVALID, code="request_too_large")
 
 
+def prompt_too_long(param: str, chars: int, limit_chars: int) -> ServingError:
+    message = f"The text of `{param}` has {chars} characters; the limit here is {limit_chars}. Send a shorter one."
+    return ServingError(message, status=400, error_type=INVALID, code="context_length_exceeded", param=param)
+
+
 def not_ready(name: str, state: str, reason: str | None) -> ServingError:
     because = f" ({reason})" if reason else ""
     return ServingError(
@@ -183,9 +188,45 @@ def unreachable(name: str) -> ServingError:
     )
 
 
+_WAITED_FOR = {
+    "connect": "to accept a connection",
+    "first_token": "to begin its answer",
+    "between_tokens": "to go on with its answer",
+    "total": "to complete its answer",
+}
+
+
+def too_slow(name: str, phase: str, patience_s: float) -> ServingError:
+    """504; `phase` is the timeout's name in the fleet file without `_s`."""
+    message = f"The worker of model {name!r} had {patience_s:g} s {_WAITED_FOR[phase]} and did not. Try again later."
+    return ServingError(message, status=504, code=f"{phase}_timeout", param="model")
+
+
 def worker_lost(name: str) -> ServingError:
     message = f"The worker of model {name!r} went away before its answer was complete. Send the request again."
     return ServingError(message, status=502, code="worker_lost", param="model")
+
+
+def malformed_http() -> ServingError:
+    message = "What was sent is not a valid HTTP/1.1 request. Check request line, headers and lengths."
+    return ServingError(message, status=400, error_type=INVALID, code="invalid_http")
+
+
+def no_upgrade() -> ServingError:
+    message = "The request asks to switch protocols, which is not possible here. Send it as plain HTTP/1.1."
+    return ServingError(message, status=400, error_type=INVALID, code="upgrade_not_supported")
+
+
+def headers_too_large(limit_bytes: int) -> ServingError:
+    message = (
+        f"Request line and headers are larger than {limit_bytes} bytes, the limit here. Send fewer or shorter ones."
+    )
+    return ServingError(message, status=431, error_type=INVALID, code="headers_too_large")
+
+
+def client_too_slow(part: str, patience_s: float) -> ServingError:
+    message = f"The request's {part} did not arrive within {patience_s:g} s, the limit here. Send the request again."
+    return ServingError(message, status=408, error_type=INVALID, code="request_timeout")
 
 
 def malformed_query() -> ServingError:

@@ -10,7 +10,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -90,7 +92,7 @@ async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Anno
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
-        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener)
+        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
         stop = _stop_on_signals(endpoint, supervisor)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
@@ -139,10 +141,10 @@ def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Even
 class Endpoint(uvicorn.Server):
     """uvicorn on an open socket, with the signals left to us."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, listener: socket.socket, fleet: Callable[[], Fleet]) -> None:
         config = uvicorn.Config(
             gateway,
-            http=ClientSide,
+            http=cast(Any, partial(ClientSide, fleet)),
             ws="none",
             lifespan="off",
             log_config=None,

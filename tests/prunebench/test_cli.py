@@ -42,7 +42,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 def test_every_verb_teaches_itself(verb: Verb, name: str) -> None:
     outcome = verb(name, "--help")
     assert outcome.code == 0
-    assert "--out" in outcome.stdout or name in ("evaluate", "serve")
+    assert "--out" in outcome.stdout or name in ("evaluate", "serve", "key")
     assert f" {name} [OPTIONS]" in outcome.stdout
 
 
