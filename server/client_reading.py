@@ -70,7 +70,7 @@ class ClientReading(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _decline_upgrade(self) -> None:
-        """The parser has given the connection up: a request without a body is answered still, one with a body lost it."""
+        """The parser has given the connection up: a request without a body is answered, one with a body has lost it."""
         if any(name in _OF_A_BODY for name, _ in self.scope["headers"]):
             self._in_body = True
             self._refuse(faults.no_upgrade())

@@ -229,11 +229,6 @@ def client_too_slow(part: str, patience_s: float) -> ServingError:
     return ServingError(message, status=408, error_type=INVALID, code="request_timeout")
 
 
-def malformed_query() -> ServingError:
-    message = "The query of the request's URL is not ASCII. Encode other characters as %XX."
-    return ServingError(message, status=400, error_type=INVALID, code="invalid_query")
-
-
 def unknown_path(path: str) -> ServingError:
     message = f"There is nothing at {path}. See /docs for what is served."
     return ServingError(message, status=404, error_type=INVALID, code="not_found")

@@ -53,15 +53,13 @@ def is_forwarded(path: str) -> bool:
 
 
 def require_forwardable(scope: Scope) -> None:
-    """Raises ServingError (404 for a path that is none or is not plain, 405, 400 for a query beyond ASCII)."""
+    """Raises ServingError (404 for a path that is none or is not plain, 405)."""
     path: str = scope["path"]
     if scope["method"] != "POST":
         listed = path in FORWARDED_ROUTES
         raise faults.MethodNotAllowed(scope["method"], path, "POST") if listed else faults.unknown_path(path)
     if (path not in FORWARDED_ROUTES and not is_plain(path)) or b"%" in scope["raw_path"]:
         raise faults.unknown_path(path)
-    if not scope["query_string"].isascii():
-        raise faults.malformed_query()
 
 
 def is_plain(path: str) -> bool:
