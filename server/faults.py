@@ -188,7 +188,7 @@ def unreachable(name: str) -> ServingError:
     )
 
 
-_WAITED_FOR = {
+WAITED_FOR = {
     "connect": "to accept a connection",
     "first_token": "to begin its answer",
     "between_tokens": "to go on with its answer",
@@ -198,7 +198,7 @@ _WAITED_FOR = {
 
 def too_slow(name: str, phase: str, patience_s: float) -> ServingError:
     """504; `phase` is the timeout's name in the fleet file without `_s`."""
-    message = f"The worker of model {name!r} had {patience_s:g} s {_WAITED_FOR[phase]} and did not. Try again later."
+    message = f"The worker of model {name!r} had {patience_s:g} s {WAITED_FOR[phase]} and did not. Try again later."
     return ServingError(message, status=504, code=f"{phase}_timeout", param="model")
 
 

@@ -92,11 +92,11 @@ class Peer:
         status, headers = await self.head()
         if "content-length" in headers:
             return Answer(status, headers, await self.reader.readexactly(int(headers["content-length"])))
-        body = b""
+        pieces = []
         while size := int(await self.reader.readline(), 16):
-            body += (await self.reader.readexactly(size + 2))[:-2]
+            pieces.append((await self.reader.readexactly(size + 2))[:-2])
         assert await self.reader.readline() == b"\r\n"
-        return Answer(status, headers, body)
+        return Answer(status, headers, b"".join(pieces))
 
     async def rest(self) -> bytes:
         """Everything until the gateway closes the connection."""
@@ -110,6 +110,7 @@ class Opened:
     registry: Registry
     port: int
     script: Script
+    endpoint: Endpoint = field(init=False)
     requests: list[bytes] = field(default_factory=list)
     observed: list[ObservedRequest] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
@@ -161,14 +162,14 @@ async def opened(
     metrics.observe = found.observed.append  # type: ignore[method-assign]
     found.variant.lifecycle = Lifecycle(state="ready")
     async with await asyncio.start_unix_server(found.work, f"{folder}/a.sock"), asyncio.timeout(30):
-        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
-        await until(lambda: endpoint.started)
+        found.endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
+        await until(lambda: found.endpoint.started)
         try:
             yield found
         finally:
             for peer in found.peers:
                 peer.writer.close()
-            await endpoint.drain()
+            await found.endpoint.drain()
             found.variant.pool.close()
             listener.close()
     assert (registry.held, found.variant.gate.in_flight) == (0, 0)
