@@ -10,8 +10,10 @@ import ipaddress
 import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from server import faults
+from server.faults import RATE_HEADERS
 from server.forward import Scope, Send
 from server.keys import CREDENTIALS, Key, Keyring
 from server.rate import TokenBucket
@@ -53,18 +55,33 @@ class Doorkeeper:
 
         async def send_told(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                others = [field for field in message["headers"] if field[0] not in faults.RATE_HEADERS]
-                message["headers"] = others + told
+                message["headers"] = [field for field in message["headers"] if field[0] not in RATE_HEADERS] + told
             await send(message)
 
         return send_told
 
 
 def is_local(scope: Scope) -> bool:
-    """Whether the client is on this machine: it has a loopback address, or none, which is a Unix socket's."""
+    """Whether somebody on this machine asks, and not a page from elsewhere that a browser on it shows."""
     client = scope.get("client")
-    if not client:
+    origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
+    from_here = not client or _is_loopback(client[0])  # a client without an address came through a Unix socket
+    return from_here and (origin is None or _is_loopback(_host_of(origin)))
+
+
+def _host_of(origin: bytes) -> str:
+    try:
+        return urlsplit(origin.decode("ascii")).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
-    address = ipaddress.ip_address(client[0])
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback

@@ -102,8 +102,8 @@ def not_a_control_key(name: str) -> ServingError:
 
 
 def control_from_afar() -> ServingError:
-    message = "This server has no API keys, so only clients on its own machine may steer it. Ask from there, or set "
-    return ServingError(f"{message}`keys_file`.", status=403, error_type=INVALID, code="control_is_local")
+    message = "Without API keys only programs on the server's machine may steer it. Ask from there, or set `keys_file`."
+    return ServingError(message, status=403, error_type=INVALID, code="control_is_local")
 
 
 def unknown_model(name: object, known: Iterable[str]) -> ServingError:

@@ -18,6 +18,7 @@ from server.keys import Keyring
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics, ObservedRequest, route_label
 from server.registry import Registry
 
+_LISTED = frozenset(FORWARDED_ROUTES)
 _OWN_PREFIX = "/v1/models"
 _PLAIN = frozenset(string.ascii_letters + string.digits + "/-._~:@=+,")
 _ELSEWHERE = frozenset(("", ".", ".."))
@@ -49,16 +50,16 @@ class Gateway:
 def is_forwarded(path: str) -> bool:
     if path == _OWN_PREFIX or path.startswith(_OWN_PREFIX + "/"):
         return False
-    return path.startswith("/v1/") or path in FORWARDED_ROUTES
+    return path.startswith("/v1/") or path in _LISTED
 
 
 def require_forwardable(scope: Scope) -> None:
     """Raises ServingError (404 for a path that is none or is not plain, 405)."""
     path: str = scope["path"]
     if scope["method"] != "POST":
-        listed = path in FORWARDED_ROUTES
+        listed = path in _LISTED
         raise faults.MethodNotAllowed(scope["method"], path, "POST") if listed else faults.unknown_path(path)
-    if (path not in FORWARDED_ROUTES and not is_plain(path)) or b"%" in scope["raw_path"]:
+    if (path not in _LISTED and not is_plain(path)) or b"%" in scope["raw_path"]:
         raise faults.unknown_path(path)
 
 

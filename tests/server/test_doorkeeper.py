@@ -178,7 +178,7 @@ CLIENTS = [
 def test_without_keys_only_this_machine_steers(client: tuple[str, int] | None, local: bool) -> None:
     async def send(message: Any) -> None: ...
 
-    assert is_local({"client": client}) == local
+    assert is_local({"client": client, "headers": []}) == local
     door = Doorkeeper(None)
     for method, path in STEERS:
         scope = {"method": method, "path": path, "client": client, "headers": []}
@@ -191,3 +191,25 @@ def test_without_keys_only_this_machine_steers(client: tuple[str, int] | None, l
     for method, path in (*READS, *OPEN, *ASKS):
         scope = {"method": method, "path": path, "client": client, "headers": []}
         assert door.admit(scope, send, forwarded=(method, path) in ASKS) is send
+
+
+ORIGINS = [
+    (b"http://127.0.0.1:8000", True),
+    (b"http://localhost:3000", True),
+    (b"http://[::1]", True),
+    (b"https://example.org", False),
+    (b"http://127.0.0.1.example.org", False),
+    (b"http://localhost.example.org", False),
+    (b"http://example.org/localhost", False),
+    (b"null", False),
+    (b"", False),
+    (b"http://[::1", False),
+    (b"http://\xff", False),
+]
+
+
+@pytest.mark.parametrize(("origin", "local"), ORIGINS)
+def test_a_page_from_elsewhere_does_not_steer_through_a_browser_here(origin: bytes, local: bool) -> None:
+    scope = {"client": ("127.0.0.1", 5), "headers": [(b"host", b"127.0.0.1"), (b"origin", origin)]}
+    assert is_local(scope) == local
+    assert not is_local({**scope, "client": ("10.0.0.1", 5)})
