@@ -40,7 +40,7 @@ class Gateway:
             if forwarded:
                 require_forwardable(scope)
         except ServingError as error:
-            if forwarded:
+            if forwarded and scope["method"] == "POST":
                 self._metrics.observe(ObservedRequest(route_label(scope["path"]), code=error.status))
             await send_error(send, error)
         else:
