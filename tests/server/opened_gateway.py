@@ -85,7 +85,9 @@ class Peer:
 
     async def head(self) -> tuple[int, dict[str, str]]:
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        return int(lines[0].split()[1]), dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        headers = [line.lower().split(": ", 1) for line in lines[1:] if line]
+        assert len({name for name, _ in headers}) == len(headers), "a header is there twice"
+        return int(lines[0].split()[1]), dict(headers)
 
     async def answer(self) -> Answer:
         """The next whole response."""

@@ -71,9 +71,22 @@ def padded(size_bytes: int) -> bytes:
         (b"POST /" + b"a" * (1 << 20), 431),
         (b"POST / HTTP/1.1\r\nx: " + b"a" * (1 << 20), 431),
         (b"POST / HTTP/1.1\r\n" + b"a: b\r\n" * (1 << 18), 431),
+        (b"POST / HTTP/1.1\r\nx: " + b"a" * (24 << 20), 431),
         (ask(b'{"model": "a", "x": "' + b"y" * 500_000 + b'"}'), 200),
     ],
-    ids=["at", "over", "far over", "many", "query", "get", "endless line", "endless header", "endless many", "body"],
+    ids=[
+        "at",
+        "over",
+        "far over",
+        "many",
+        "query",
+        "get",
+        "endless line",
+        "endless header",
+        "endless many",
+        "flood",
+        "body",
+    ],
 )
 def test_the_limit_of_the_head(tmp_path: Path, sent: bytes, status: int) -> None:
     async def test() -> None:
@@ -202,10 +215,35 @@ def test_requests_one_after_another_outlive_the_patience(tmp_path: Path) -> None
         async with opened(tmp_path, slowly, **SLOW) as gateway:
             peer = await gateway.connect()
             for _ in range(2):
-                await peer.send(ask())
+                await peer.send(ask()[:-5])
+                await asyncio.sleep(0.05)
+                await peer.send(ask()[-5:])
                 assert (await peer.answer()).status == 200
                 await asyncio.sleep(0.4)
             assert not peer.reader.at_eof()
+
+    run(test())
+
+
+def test_a_body_that_is_not_read_because_another_is_answered_is_not_late(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await release.wait()
+        await exchange.say(PLAIN)
+
+    async def test() -> None:
+        async with opened(tmp_path, held, **SLOW) as gateway:
+            peer = await gateway.connect()
+            await peer.send(ask())
+            await until(lambda: gateway.requests)
+            await peer.send(ask()[:-5])
+            (connection,) = gateway.endpoint.server_state.connections
+            await until(lambda: connection.flow.read_paused)
+            await peer.send(ask()[-5:])
+            await asyncio.sleep(0.5)
+            release.set()
+            assert [(await peer.answer()).status for _ in range(2)] == [200, 200]
 
     run(test())
 

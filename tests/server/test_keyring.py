@@ -96,6 +96,15 @@ def test_every_key_is_its_owners_and_nothing_else_is_a_key(tmp_path: Path) -> No
     assert [ring.owner(wrong) for wrong in near] == [None] * len(near)
 
 
+def test_a_hash_that_begins_alike_is_not_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = add_key(path, "alice")
+    (entry,) = KeyFile.load(path).keys
+    last = "0" if entry.sha256[-1] != "0" else "1"
+    KeyFile(keys=(entry.model_copy(update={"sha256": entry.sha256[:-1] + last}),)).save(path)
+    assert Ring(path).owner(key) is None
+
+
 def test_a_file_that_is_not_there_or_damaged_keeps_the_server_from_starting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         Ring(tmp_path / "none.json")
