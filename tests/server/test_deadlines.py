@@ -168,6 +168,7 @@ def test_nobody_accepts(tmp_path: Path) -> None:
             async with opened(tmp_path, variants=variants, timeouts={"connect_s": 0.2}) as gateway:
                 answer = await gateway.asked(ask())
                 assert (answer.status, answer.code) == (504, "connect_timeout")
+                assert "had 0.2 s to accept" in json.loads(answer.body)["error"]["message"]
                 assert gateway.observed[0].code == 504
 
     run(test())
