@@ -98,8 +98,8 @@ def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterat
 def measure(arms: list[Arm], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """In every repetition each arm once, in turn; a proxy starts anew each time."""
     os.sched_setaffinity(0, {CLIENT_CORE})
-    engine = (sys.executable, "-m", "server.simulator", "--served-model-name", "m", "--ttft-ms", "1")
-    engine += ("--itl-ms", str(ITL_MS))
+    timing = ("--ttft-ms", "1", "--itl-ms", str(ITL_MS))
+    engine = (sys.executable, "-m", "server.simulator", "--served-model-name", "m", *timing)
     rows = []
     with (
         running((*engine, "--port", str(ENGINE_PORT)), CLIENT_CORE),
