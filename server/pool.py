@@ -45,8 +45,9 @@ class Address:
 class UpstreamPool:
     """The idle connections to one address."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> None:
         self.address = address
+        self.connect_s = connect_s
         self._idle: list[UpstreamConnection] = []
 
     def take_idle(self) -> UpstreamConnection | None:
@@ -60,7 +61,7 @@ class UpstreamPool:
         """Raises OSError if nothing listens there (TimeoutError is one)."""
         loop = asyncio.get_running_loop()
         address = self.address
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(self.connect_s):
             if address.socket_path is not None:
                 _, protocol = await loop.create_unix_connection(lambda: UpstreamConnection(loop), address.socket_path)
             else:

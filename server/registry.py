@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
-from artifacts.limits import Limits
 from server.admission import Gate
 from server.checkpoint import Checkpoint
 from server.lifecycle import Lifecycle
@@ -51,7 +50,7 @@ class Registry:
         self.draining = False
         # Requests that are answered or wait: what `limits.max_in_flight` bounds.
         self.held = 0
-        self._variants = {entry.name: served(entry, fleet.limits, socket_dir) for entry in fleet.variants}
+        self._variants = {entry.name: served(entry, fleet, socket_dir) for entry in fleet.variants}
         self._splits = splits_of(fleet.aliases)
 
     def __iter__(self) -> Iterator[ServedVariant]:
@@ -76,11 +75,12 @@ class Registry:
         return not self.draining and all(variant.lifecycle.state == "ready" for variant in self)
 
 
-def served(entry: VariantEntry, limits: Limits, socket_dir: str) -> ServedVariant:
+def served(entry: VariantEntry, fleet: Fleet, socket_dir: str) -> ServedVariant:
     """A variant that nobody has started yet."""
-    replicas = tuple(Replica.at(address) for address in addresses_of(entry, socket_dir))
-    capacity = entry.max_in_flight or limits.max_in_flight_per_variant
-    return ServedVariant(entry, replicas, Gate(entry.name, capacity, limits.max_queued))
+    connect_s = fleet.timeouts.connect_s
+    replicas = tuple(Replica.at(address, connect_s) for address in addresses_of(entry, socket_dir))
+    capacity = entry.max_in_flight or fleet.limits.max_in_flight_per_variant
+    return ServedVariant(entry, replicas, Gate(entry.name, capacity, fleet.limits.max_queued))
 
 
 def addresses_of(entry: VariantEntry, socket_dir: str) -> list[Address]:

@@ -10,7 +10,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -23,6 +25,7 @@ from artifacts.priority import served_first
 from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
+from server.keys import Keyring
 from server.metrics import GatewayMetrics
 from server.registry import Registry
 from server.supervisor import Announce, Supervisor
@@ -84,11 +87,12 @@ def _bracketed(host: str) -> str:
 
 async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
     began_s = time.monotonic()
+    keyring = None if fleet.keys_file is None else Keyring(Path(fleet.keys_file), announce)
     with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
-        endpoint = Endpoint(Gateway(registry, metrics), listener)
+        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
         stop = _stop_on_signals(endpoint, supervisor)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
@@ -137,10 +141,10 @@ def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Even
 class Endpoint(uvicorn.Server):
     """uvicorn on an open socket, with the signals left to us."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, listener: socket.socket, fleet: Callable[[], Fleet]) -> None:
         config = uvicorn.Config(
             gateway,
-            http=ClientSide,
+            http=cast(Any, partial(ClientSide, fleet)),
             ws="none",
             lifespan="off",
             log_config=None,
