@@ -16,7 +16,6 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from artifacts.errors import ServingError
 from server.client_reading import ClientReading
-
 from server.connection import bound_buffer
 
 EXTENSION = "prunebench.client"
