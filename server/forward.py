@@ -22,6 +22,8 @@ from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest, route_l
 from server.pool import Address, Exchange, request_bytes
 from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
+from server.request_id import HEADER as REQUEST_ID
+from server.request_id import RequestIds
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,7 +33,9 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
     b" upgrade host expect".split()
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {b"content-length"}
+_NOT_FORWARDED = _HOP_BY_HOP | {b"content-length", REQUEST_ID}
+# What we say ourselves; a worker that is a gateway too says it as well.
+_NOT_RETURNED = _HOP_BY_HOP | {REQUEST_ID, b"x-prunebench-variant"}
 
 
 class ClientGone(Exception):
@@ -44,9 +48,10 @@ class Forwarder:
     def __init__(self, registry: Registry, metrics: GatewayMetrics) -> None:
         self._registry = registry
         self._metrics = metrics
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = ObservedRequest(route_label(scope["path"]))
+        request = ObservedRequest(route_label(scope["path"]), id=self._ids.of(scope["headers"]))
         try:
             ask = Ask.parse(await read_body(scope, receive, self._registry.fleet.limits.max_body_bytes))
             variant = self._registry.resolve(ask.model)
@@ -61,7 +66,7 @@ class Forwarder:
                 self._registry.held -= 1
         except ServingError as error:
             request.code = error.status
-            await send_error(send, error)
+            await send_error(send, error, request.id)
         except (ClientGone, LeftQueue):
             request.code = CLIENT_GONE
         finally:
@@ -107,7 +112,7 @@ class _Forwarding:
     ) -> None:
         self._variant = variant
         body = ask.body_for(variant.entry.served_name or variant.name)
-        self._wire = _upstream_request(replica.pool.address, scope, body)
+        self._wire = _upstream_request(replica.pool.address, scope, body, request.id)
         self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
         self._request = request
@@ -138,7 +143,8 @@ class _Forwarding:
             raise faults.unreachable(self._variant.name) from error
 
     async def _begin_answer(self, head: ResponseHead) -> None:
-        kept = [(name, value) for name, value in head.headers if name not in _HOP_BY_HOP]
+        kept = [(name, value) for name, value in head.headers if name not in _NOT_RETURNED]
+        kept.append((REQUEST_ID, self._request.id))
         await self._send(_start_message(head.status, kept + self._variant.stamp))
         self._head = head
         self._request.code = head.status
@@ -182,9 +188,9 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     return body
 
 
-async def send_error(send: Send, error: ServingError) -> None:
+async def send_error(send: Send, error: ServingError, request_id: bytes) -> None:
     body = faults.error_body(error)
-    await send(_start_message(error.status, faults.error_headers(error, body)))
+    await send(_start_message(error.status, [*faults.error_headers(error, body), (REQUEST_ID, request_id)]))
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
@@ -192,9 +198,21 @@ def _start_message(status: int, headers: list[tuple[bytes, bytes]]) -> MutableMa
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
-def _upstream_request(address: Address, scope: Scope, body: bytes) -> bytes:
+def stamped(send: Send, request_id: bytes) -> Send:
+    """`send` for an application that does not know the request's id."""
+
+    async def send_stamped(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+        await send(message)
+
+    return send_stamped
+
+
+def _upstream_request(address: Address, scope: Scope, body: bytes, request_id: bytes) -> bytes:
     path = scope["raw_path"].decode("ascii")
     if scope["query_string"]:
         path = f"{path}?{scope['query_string'].decode('ascii')}"
     headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FORWARDED]
+    headers.append((REQUEST_ID, request_id))
     return request_bytes(address, scope["method"], path, headers, body)

@@ -6,11 +6,13 @@ is FastAPI's.
 
 from __future__ import annotations
 
+from artifacts.errors import ServingError
 from server import faults
 from server.control import control_plane
-from server.forward import Forwarder, Receive, Scope, Send, send_error
+from server.forward import Forwarder, Receive, Scope, Send, send_error, stamped
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry
+from server.request_id import RequestIds
 
 _OWN_PREFIX = "/v1/models"
 
@@ -21,16 +23,22 @@ class Gateway:
     def __init__(self, registry: Registry, metrics: GatewayMetrics) -> None:
         self._forward = Forwarder(registry, metrics)
         self._control = control_plane(registry, metrics)
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_forwarded(scope["path"]):
+        if scope["type"] != "http":
             await self._control(scope, receive, send)
+        elif not is_forwarded(scope["path"]):
+            await self._control(scope, receive, stamped(send, self._ids.of(scope["headers"])))
         elif scope["method"] == "POST":
             await self._forward(scope, receive, send)
-        elif scope["path"] in FORWARDED_ROUTES:
-            await send_error(send, faults.MethodNotAllowed(scope["method"], scope["path"], "POST"))
         else:
-            await send_error(send, faults.unknown_path(scope["path"]))
+            await send_error(send, _refusal(scope["method"], scope["path"]), self._ids.of(scope["headers"]))
+
+
+def _refusal(method: str, path: str) -> ServingError:
+    """Of another method than POST on a path that only POST may try."""
+    return faults.MethodNotAllowed(method, path, "POST") if path in FORWARDED_ROUTES else faults.unknown_path(path)
 
 
 def is_forwarded(path: str) -> bool:

@@ -105,6 +105,7 @@ class ObservedRequest:
     code: int = 500
     began_s: float = field(default_factory=time.perf_counter)
     first_byte_s: float | None = None
+    id: bytes = b""
 
 
 class FleetCollector(Collector):

@@ -199,13 +199,14 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
     async def use(path: DataPath) -> None:
         if fingerprint is not None:
             path.variant.checkpoint = Checkpoint(manifest=None, fingerprint=fingerprint)
-        client = await path.ask(Caller())
+        client = await path.ask(Caller(headers=((b"x-request-id", b"mine"),)))
         stamp = [] if fingerprint is None else [(b"x-prunebench-fingerprint", fingerprint.encode())]
         assert client.got[0]["headers"] == [
             (b"x-own", b"1"),
             (b"x-own", b"2"),
             (b"content-type", b"application/json"),
             (b"content-length", b"2"),
+            (b"x-request-id", b"mine"),
             (b"x-prunebench-variant", b"a"),
             *stamp,
         ]
