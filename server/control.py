@@ -18,6 +18,7 @@ from server.exposition import merged_exposition
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.pool import fetch
 from server.registry import Registry, ServedVariant
+from server.replicas import Replica
 
 SCRAPE_TIMEOUT_S = 3.0
 
@@ -84,6 +85,8 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "model": variant.entry.model,
         "urls": variant.entry.urls,
     }
+    if variant.entry.urls:
+        about["replicas"] = [_replica_entry(replica) for replica in variant.replicas]
     if checkpoint is not None:
         about["fingerprint"] = checkpoint.fingerprint
     if checkpoint is not None and checkpoint.manifest is not None:
@@ -95,6 +98,12 @@ def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
         "owned_by": "prunebench",
         "prunebench": about,
     }
+
+
+def _replica_entry(replica: Replica) -> dict[str, Any]:
+    health = replica.health
+    about = {"url": replica.url, "up": not health.ejected, "in_flight": replica.in_flight}
+    return about | {"failures": health.failures, "reason": health.reason}
 
 
 async def worker_metrics(variant: ServedVariant) -> str:

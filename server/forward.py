@@ -38,6 +38,13 @@ _NOT_FORWARDED = _HOP_BY_HOP | {b"content-length", REQUEST_ID}
 _NOT_RETURNED = _HOP_BY_HOP | {REQUEST_ID, b"x-prunebench-variant"}
 
 
+ATTEMPTS = 2
+
+
+class NothingSent(Exception):
+    """The replica cannot be reached and has seen nothing of the request."""
+
+
 class ClientGone(Exception):
     """The client closed its connection; nothing can be told to it any more."""
 
@@ -85,17 +92,29 @@ class Forwarder:
         self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
     ) -> None:
         await variant.gate.enter(scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s)
-        replica = least_loaded(variant.replicas)
         try:
+            await self._to_a_replica(variant, ask, scope, send, request)
+        finally:
+            variant.gate.leave()
+
+    async def _to_a_replica(
+        self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
+    ) -> None:
+        """One that refuses the connection has seen nothing of the request, which goes once to another."""
+        refused: Replica | None = None
+        for _ in range(ATTEMPTS):
+            replica = least_loaded(variant.replicas, refused)
             if replica is None:
-                raise faults.unreachable(variant.name)
+                break
             replica.in_flight += 1
             try:
                 await _Forwarding(variant, replica, scope, ask, send, request).run()
+                return
+            except NothingSent:
+                refused = replica
             finally:
                 replica.in_flight -= 1
-        finally:
-            variant.gate.leave()
+        raise faults.unreachable(variant.name)
 
 
 class _Forwarding:
@@ -111,7 +130,8 @@ class _Forwarding:
         request: ObservedRequest,
     ) -> None:
         self._variant = variant
-        body = ask.body_for(variant.entry.served_name or variant.name)
+        self._replica = replica
+        body = ask.body_for(variant.served_name)
         self._wire = _upstream_request(replica.pool.address, scope, body, request.id)
         self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
@@ -121,7 +141,7 @@ class _Forwarding:
         self._last = b"\n\n"
 
     async def run(self) -> None:
-        """Raises ServingError before the response has begun, ClientGone at any time."""
+        """Raises NothingSent, ServingError before the response has begun, ClientGone at any time."""
         self._client.attach(self._exchange)
         try:
             await self._begin_answer(await self._start())
@@ -140,7 +160,10 @@ class _Forwarding:
         try:
             return await self._exchange.start(self._wire)
         except OSError as error:
-            raise faults.unreachable(self._variant.name) from error
+            self._variant.note(self._replica, error.strerror or str(error) or "no connection in time", time.monotonic())
+            if self._exchange.sent:
+                raise faults.unreachable(self._variant.name) from error
+            raise NothingSent from error
 
     async def _begin_answer(self, head: ResponseHead) -> None:
         kept = [(name, value) for name, value in head.headers if name not in _NOT_RETURNED]
@@ -148,6 +171,8 @@ class _Forwarding:
         await self._send(_start_message(head.status, kept + self._variant.stamp))
         self._head = head
         self._request.code = head.status
+        if self._replica.health.failures:
+            self._variant.note(self._replica, None, time.monotonic())
 
     def _hand_on(self, body: bytes, last: bool) -> None:
         """Once per read from the worker, in the callback in which it arrived."""
@@ -164,6 +189,7 @@ class _Forwarding:
         """
         error = faults.worker_lost(self._variant.name)
         if self._head is None:
+            self._variant.note(self._replica, "it hung up before it answered", time.monotonic())
             raise error
         self._request.code = error.status
         if (self._head.header(b"content-type") or b"").startswith(b"text/event-stream"):

@@ -129,7 +129,24 @@ class FleetCollector(Collector):
             restarts.add_metric((variant.name,), variant.lifecycle.restarts)
             for name in STATES:
                 state.add_metric((variant.name, name), variant.lifecycle.state == name)
-        yield from (in_flight, state, restarts)
+        yield from (in_flight, state, restarts, *self._replicas())
+
+    def _replicas(self) -> Iterator[Metric]:
+        """Of servers behind URLs; a worker of our own is its variant."""
+        labels = ("variant", "replica")
+        up = GaugeMetricFamily("prunebench_replica_up", "1 for a server that gets requests.", labels=labels)
+        in_flight = GaugeMetricFamily(
+            "prunebench_replica_requests_in_flight", "Requests that the server is answering now.", labels=labels
+        )
+        ejections = CounterMetricFamily(
+            "prunebench_replica_ejections", "Times that the server was found unfit.", labels=labels
+        )
+        for variant in self._variants:
+            for replica in variant.replicas if variant.entry.urls else ():
+                up.add_metric((variant.name, replica.url), not replica.ejected)
+                in_flight.add_metric((variant.name, replica.url), replica.in_flight)
+                ejections.add_metric((variant.name, replica.url), replica.health.ejections)
+        yield from (up, in_flight, ejections)
 
 
 def route_label(path: str) -> str:

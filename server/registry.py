@@ -35,6 +35,30 @@ class ServedVariant:
         return self.replicas[0].pool
 
     @property
+    def served_name(self) -> str:
+        """The model's name at the worker."""
+        return self.entry.served_name or self.entry.name
+
+    def note(self, replica: Replica, failure: str | None, now_s: float) -> None:
+        """What a request or a probe found at a server behind a URL: why it failed, or None.
+
+        The variant is ready while one of its replicas is healthy. A worker of our own is the supervisor's business.
+        """
+        if not self.entry.urls:
+            return
+        replica.health = replica.health.succeeded() if failure is None else replica.health.failed(failure)
+        healthy = not all(other.ejected for other in self.replicas)
+        if self.lifecycle.state == "backoff" and healthy:
+            self.lifecycle = self.lifecycle.ready(now_s)
+        elif self.lifecycle.state == "ready" and not healthy:
+            self.lifecycle = self.lifecycle.failed(now_s, self._why_unreachable)
+
+    @property
+    def _why_unreachable(self) -> str:
+        said = (f"{replica.url}: {replica.health.reason}" for replica in self.replicas)
+        return f"no server answers; {', '.join(said)}"
+
+    @property
     def stamp(self) -> list[tuple[bytes, bytes]]:
         """The headers that say which checkpoint answered."""
         headers = [(b"x-prunebench-variant", self.name.encode())]

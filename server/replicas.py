@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from server.health import Health
 from server.pool import Address, UpstreamPool
 
 
@@ -14,14 +15,22 @@ class Replica:
 
     pool: UpstreamPool
     in_flight: int = 0
-    ejected: bool = False
+    health: Health = field(default_factory=Health)
 
     @classmethod
     def at(cls, address: Address) -> Replica:
         return cls(UpstreamPool(address))
 
+    @property
+    def url(self) -> str:
+        return self.pool.address.url
 
-def least_loaded(replicas: Sequence[Replica]) -> Replica | None:
-    """None if all are ejected; of equals the first that is listed."""
-    healthy = [replica for replica in replicas if not replica.ejected]
+    @property
+    def ejected(self) -> bool:
+        return self.health.ejected
+
+
+def least_loaded(replicas: Sequence[Replica], besides: Replica | None = None) -> Replica | None:
+    """None if all are ejected; of equals the first that is listed. `besides` is not taken."""
+    healthy = [replica for replica in replicas if replica is not besides and not replica.health.ejected]
     return min(healthy, key=lambda replica: replica.in_flight, default=None)
