@@ -58,9 +58,13 @@ class Forwarder:
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = ObservedRequest(route_label(scope["path"]), id=self._ids.of(scope["headers"]))
+        request = observed(scope, self._ids)
         try:
-            ask = Ask.parse(await read_body(scope, receive, self._registry.fleet.limits.max_body_bytes))
+            body = await read_body(scope, receive, self._registry.fleet.limits.max_body_bytes)
+            request.bytes_in = len(body)
+            ask = Ask.parse(body)
+            request.model = ask.model
+            request.streamed = ask.fields.get("stream") is True
             variant = self._registry.resolve(ask.model)
             if variant is None:
                 raise faults.unknown_model(ask.model, self._registry.names)
@@ -72,8 +76,7 @@ class Forwarder:
             finally:
                 self._registry.held -= 1
         except ServingError as error:
-            request.code = error.status
-            await send_error(send, error, request.id)
+            await send_error(send, error, request)
         except (ClientGone, LeftQueue):
             request.code = CLIENT_GONE
         finally:
@@ -91,7 +94,9 @@ class Forwarder:
     async def _in_turn(
         self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
     ) -> None:
-        await variant.gate.enter(scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s)
+        request.queued_s = await variant.gate.enter(
+            scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s
+        )
         try:
             await self._to_a_replica(variant, ask, scope, send, request)
         finally:
@@ -107,6 +112,7 @@ class Forwarder:
             if replica is None:
                 break
             replica.in_flight += 1
+            request.replica = replica
             try:
                 await _Forwarding(variant, replica, scope, ask, send, request).run()
                 return
@@ -138,6 +144,7 @@ class _Forwarding:
         self._request = request
         self._exchange = Exchange(replica.pool)
         self._head: ResponseHead | None = None
+        self._before = b""
         self._last = b"\n\n"
 
     async def run(self) -> None:
@@ -153,6 +160,7 @@ class _Forwarding:
                 raise ClientGone from error
             await self._break_off()
         finally:
+            self._request.tail = (self._before, self._last)
             self._client.detach()
             self._exchange.abort()
 
@@ -178,7 +186,8 @@ class _Forwarding:
         """Once per read from the worker, in the callback in which it arrived."""
         if self._request.first_byte_s is None:
             self._request.first_byte_s = time.perf_counter()
-        self._last = body
+        self._request.bytes_out += len(body)
+        self._before, self._last = self._last, body
         self._client.write_body(body, last)
 
     async def _break_off(self) -> None:
@@ -191,7 +200,7 @@ class _Forwarding:
         if self._head is None:
             self._variant.note(self._replica, "it hung up before it answered", time.monotonic())
             raise error
-        self._request.code = error.status
+        self._request.code, self._request.refusal = error.status, error.code
         if (self._head.header(b"content-type") or b"").startswith(b"text/event-stream"):
             begun = b"" if self._last.endswith(b"\n\n") else b"\n\n"
             self._client.write_body(begun + faults.error_event(error), False)
@@ -214,22 +223,34 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     return body
 
 
-async def send_error(send: Send, error: ServingError, request_id: bytes) -> None:
+async def send_error(send: Send, error: ServingError, request: ObservedRequest) -> None:
+    """Also notes on `request` what it sends."""
     body = faults.error_body(error)
-    await send(_start_message(error.status, [*faults.error_headers(error, body), (REQUEST_ID, request_id)]))
+    request.code, request.refusal, request.bytes_out = error.status, error.code, len(body)
+    await send(_start_message(error.status, [*faults.error_headers(error, body), (REQUEST_ID, request.id)]))
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def observed(scope: Scope, ids: RequestIds) -> ObservedRequest:
+    """What is known of a request by its head."""
+    path, headers = scope["path"], scope["headers"]
+    return ObservedRequest(route_label(path), id=ids.of(headers), path=path, headers=headers)
 
 
 def _start_message(status: int, headers: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
-def stamped(send: Send, request_id: bytes) -> Send:
-    """`send` for an application that does not know the request's id."""
+def stamped(send: Send, request: ObservedRequest) -> Send:
+    """`send` for an application that knows nothing of ids: it adds the header and notes the answer on `request`."""
 
     async def send_stamped(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+            request.code = message["status"]
+            message["headers"] = [*message["headers"], (REQUEST_ID, request.id)]
+        elif message["type"] == "http.response.body":
+            request.first_byte_s = request.first_byte_s or time.perf_counter()
+            request.bytes_out += len(message.get("body", b""))
         await send(message)
 
     return send_stamped

@@ -9,7 +9,7 @@ from __future__ import annotations
 from artifacts.errors import ServingError
 from server import faults
 from server.control import control_plane
-from server.forward import Forwarder, Receive, Scope, Send, send_error, stamped
+from server.forward import Forwarder, Receive, Scope, Send, observed, send_error, stamped
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry
 from server.request_id import RequestIds
@@ -24,16 +24,26 @@ class Gateway:
         self._forward = Forwarder(registry, metrics)
         self._control = control_plane(registry, metrics)
         self._ids = RequestIds()
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
-        elif not is_forwarded(scope["path"]):
-            await self._control(scope, receive, stamped(send, self._ids.of(scope["headers"])))
-        elif scope["method"] == "POST":
+        elif scope["method"] == "POST" and is_forwarded(scope["path"]):
             await self._forward(scope, receive, send)
         else:
-            await send_error(send, _refusal(scope["method"], scope["path"]), self._ids.of(scope["headers"]))
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is not forwarded is logged and not counted: probes and scrapes would drown the rest."""
+        request = observed(scope, self._ids)
+        try:
+            if is_forwarded(scope["path"]):
+                await send_error(send, _refusal(scope["method"], scope["path"]), request)
+            else:
+                await self._control(scope, receive, stamped(send, request))
+        finally:
+            self._metrics.log(request)
 
 
 def _refusal(method: str, path: str) -> ServingError:

@@ -7,15 +7,17 @@ half a millisecond, because small models answer their first token in one or two.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.lifecycle import STATES
+from server.fleet_metrics import FleetCollector
 from server.registry import Registry
+from server.replicas import Replica
 
 UNKNOWN_VARIANT = "_unknown"
 CLIENT_GONE = 499
@@ -31,12 +33,24 @@ FORWARDED_ROUTES = (
 )
 
 
+class RequestLog(Protocol):
+    """Where single requests are written down. `dropped` counts those that are not, because it could not keep up."""
+
+    @property
+    def dropped(self) -> int: ...
+
+    def note(self, request: ObservedRequest, ended_s: float) -> None: ...
+
+
 class GatewayMetrics:
     """Counters and histograms of one gateway, in a registry of its own."""
 
-    def __init__(self, variants: Registry) -> None:
+    def __init__(self, variants: Registry, log: RequestLog | None = None) -> None:
+        self._log = log
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(variants))
+        if log is not None:
+            self._registry.register(LogCollector(log))
         self._requests = Counter(
             "prunebench_requests",
             "Requests answered, by HTTP status (499: the client went away, 502: the worker did).",
@@ -72,6 +86,13 @@ class GatewayMetrics:
         counts = self._counts.setdefault(request.variant, [0, 0])
         counts[0] += 1
         counts[1] += request.code >= 400
+        if self._log is not None:
+            self._log.note(request, ended_s)
+
+    def log(self, request: ObservedRequest) -> None:
+        """Writes down a request that is not counted: one to the control plane."""
+        if self._log is not None:
+            self._log.note(request, time.perf_counter())
 
     def _counter(self, labels: tuple[str, str, int]) -> Counter:
         """Finding a child by its labels costs more than counting."""
@@ -98,7 +119,10 @@ class GatewayMetrics:
 
 @dataclass(slots=True)
 class ObservedRequest:
-    """What is noted about one request while it runs."""
+    """What is noted about one request while it runs. `model` is what the client wrote.
+
+    Times are on `time.perf_counter`; `tail` is the last two pieces of the answer's body, where its token counts are.
+    """
 
     route: str
     variant: str = UNKNOWN_VARIANT
@@ -106,47 +130,28 @@ class ObservedRequest:
     began_s: float = field(default_factory=time.perf_counter)
     first_byte_s: float | None = None
     id: bytes = b""
+    path: str = ""
+    key_name: str | None = None
+    model: str | None = None
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    replica: Replica | None = None
+    streamed: bool = False
+    refusal: str | None = None
+    queued_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tail: tuple[bytes, bytes] = (b"", b"")
 
 
-class FleetCollector(Collector):
-    """State, requests in flight and restarts, read from the registry at the moment of the scrape."""
+class LogCollector(Collector):
+    """What is not in the access log."""
 
-    def __init__(self, variants: Registry) -> None:
-        self._variants = variants
+    def __init__(self, log: RequestLog) -> None:
+        self._log = log
 
     def collect(self) -> Iterator[Metric]:
-        in_flight = GaugeMetricFamily(
-            "prunebench_requests_in_flight", "Requests that the variant is answering now.", labels=("variant",)
-        )
-        state = GaugeMetricFamily(
-            "prunebench_variant_state", "1 for the state the variant is in.", labels=("variant", "state")
-        )
-        restarts = CounterMetricFamily(
-            "prunebench_worker_restarts", "Starts of the variant's worker after a crash.", labels=("variant",)
-        )
-        for variant in self._variants:
-            in_flight.add_metric((variant.name,), variant.gate.in_flight)
-            restarts.add_metric((variant.name,), variant.lifecycle.restarts)
-            for name in STATES:
-                state.add_metric((variant.name, name), variant.lifecycle.state == name)
-        yield from (in_flight, state, restarts, *self._replicas())
-
-    def _replicas(self) -> Iterator[Metric]:
-        """Of servers behind URLs; a worker of our own is its variant."""
-        labels = ("variant", "replica")
-        up = GaugeMetricFamily("prunebench_replica_up", "1 for a server that gets requests.", labels=labels)
-        in_flight = GaugeMetricFamily(
-            "prunebench_replica_requests_in_flight", "Requests that the server is answering now.", labels=labels
-        )
-        ejections = CounterMetricFamily(
-            "prunebench_replica_ejections", "Times that the server was found unfit.", labels=labels
-        )
-        for variant in self._variants:
-            for replica in variant.replicas if variant.entry.urls else ():
-                up.add_metric((variant.name, replica.url), not replica.ejected)
-                in_flight.add_metric((variant.name, replica.url), replica.in_flight)
-                ejections.add_metric((variant.name, replica.url), replica.health.ejections)
-        yield from (up, in_flight, ejections)
+        name, about = "prunebench_access_log_dropped_lines", "Requests without a line: the disk was full or too slow."
+        yield CounterMetricFamily(name, about, value=self._log.dropped)
 
 
 def route_label(path: str) -> str:

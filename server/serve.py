@@ -20,6 +20,7 @@ from artifacts.errors import ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from artifacts.priority import served_first
+from server.access_log import access_log
 from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
@@ -84,9 +85,14 @@ def _bracketed(host: str) -> str:
 
 async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
     began_s = time.monotonic()
-    with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
+    with (
+        _private_folder() as sockets,
+        _log_folder(fleet) as logs,
+        access_log(fleet.access_log) as requests,
+        served_first(),
+    ):
         registry = Registry(fleet, str(sockets))
-        metrics = GatewayMetrics(registry)
+        metrics = GatewayMetrics(registry, requests)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
         endpoint = Endpoint(Gateway(registry, metrics), listener)
         stop = _stop_on_signals(endpoint, supervisor)
