@@ -30,12 +30,16 @@ class FleetCollector(Collector):
         restarts = CounterMetricFamily(
             "prunebench_worker_restarts", "Starts of the variant's worker after a crash.", labels=("variant",)
         )
+        queued = GaugeMetricFamily(
+            "prunebench_requests_queued", "Requests that wait for their turn.", labels=("variant",)
+        )
         for variant in self._variants:
             in_flight.add_metric((variant.name,), variant.gate.in_flight)
+            queued.add_metric((variant.name,), variant.gate.queued)
             restarts.add_metric((variant.name,), variant.lifecycle.restarts)
             for name in STATES:
                 state.add_metric((variant.name, name), variant.lifecycle.state == name)
-        yield from (in_flight, state, restarts, *self._replicas())
+        yield from (in_flight, queued, state, restarts, *self._replicas())
 
     def _replicas(self) -> Iterator[Metric]:
         """Of servers behind URLs; a worker of our own is its variant."""

@@ -6,15 +6,17 @@ half a millisecond, because small models answer their first token in one or two.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from artifacts.provenance import own_version
 from server.fleet_metrics import FleetCollector
 from server.registry import Registry
 from server.replicas import Replica
@@ -26,6 +28,8 @@ TIME_BUCKETS_S = (
     *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
 )
+
+PIECE_SAMPLES = 100
 
 FORWARDED_ROUTES = (
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
@@ -49,6 +53,9 @@ class GatewayMetrics:
         self._log = log
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(variants))
+        ProcessCollector(registry=self._registry)
+        build = Info("prunebench_build", "What is running.", registry=self._registry)
+        build.info({"version": own_version(), "python": platform.python_version()})
         if log is not None:
             self._registry.register(LogCollector(log))
         self._requests = Counter(
@@ -59,8 +66,8 @@ class GatewayMetrics:
         )
         self._first_byte = Histogram(
             "prunebench_time_to_first_byte_seconds",
-            "From the request's arrival to the first byte of the response body.",
-            ("variant", "route"),
+            "From the request's arrival to the first byte of the response body; not streamed, that is all of it.",
+            ("variant", "route", "stream"),
             registry=self._registry,
             buckets=TIME_BUCKETS_S,
         )
@@ -71,18 +78,39 @@ class GatewayMetrics:
             registry=self._registry,
             buckets=TIME_BUCKETS_S,
         )
+        self._waits = Histogram(
+            "prunebench_queue_wait_seconds",
+            "How long requests waited that had to wait for their turn and got it.",
+            ("variant",),
+            registry=self._registry,
+            buckets=TIME_BUCKETS_S,
+        )
+        self._refusals = Counter(
+            "prunebench_refusals",
+            "Requests that the gateway itself refused or broke off, by the error's code.",
+            ("variant", "reason"),
+            registry=self._registry,
+        )
+        self._bytes = Counter(
+            "prunebench_response_body_bytes", "Bytes of bodies sent to clients.", ("variant",), registry=self._registry
+        )
         self._counts: dict[str, list[int]] = {}
         self._codes: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
+        self._times: dict[tuple[str, str, bool], tuple[Histogram, Histogram, Counter]] = {}
 
     def observe(self, request: ObservedRequest) -> None:
         """Counts a request that has ended."""
         ended_s = time.perf_counter()
-        first_byte, duration = self._histograms((request.variant, request.route))
+        first_byte, duration, sent = self._children((request.variant, request.route, request.streamed))
         self._counter((request.variant, request.route, request.code)).inc()
         if request.first_byte_s is not None:
             first_byte.observe(request.first_byte_s - request.began_s)
         duration.observe(ended_s - request.began_s)
+        sent.inc(request.bytes_out)
+        if request.queued_s:
+            self._waits.labels(request.variant).observe(request.queued_s)
+        if request.refusal is not None:
+            self._refusals.labels(request.variant, request.refusal).inc()
         counts = self._counts.setdefault(request.variant, [0, 0])
         counts[0] += 1
         counts[1] += request.code >= 400
@@ -101,10 +129,13 @@ class GatewayMetrics:
             found = self._codes[labels] = self._requests.labels(*map(str, labels))
         return found
 
-    def _histograms(self, labels: tuple[str, str]) -> tuple[Histogram, Histogram]:
+    def _children(self, labels: tuple[str, str, bool]) -> tuple[Histogram, Histogram, Counter]:
         found = self._times.get(labels)
         if found is None:
-            found = self._times[labels] = (self._first_byte.labels(*labels), self._duration.labels(*labels))
+            variant, route, streamed = labels
+            first_byte = self._first_byte.labels(variant, route, str(streamed).lower())
+            found = (first_byte, self._duration.labels(variant, route), self._bytes.labels(variant))
+            self._times[labels] = found
         return found
 
     def counts(self, variant: str) -> tuple[int, int]:
@@ -112,9 +143,13 @@ class GatewayMetrics:
         requests, failures = self._counts.get(variant, (0, 0))
         return requests, failures
 
-    def exposition(self) -> str:
-        """Prometheus text format 0.0.4."""
-        return generate_latest(self._registry).decode()
+    def pieces(self) -> Iterator[str]:
+        """Prometheus text format 0.0.4, a few samples at a time: a family's pieces each have its head."""
+        for metric in self._registry.collect():
+            for begin in range(0, len(metric.samples), PIECE_SAMPLES):
+                part = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                part.samples = metric.samples[begin : begin + PIECE_SAMPLES]
+                yield generate_latest(_Collected(part)).decode()
 
 
 @dataclass(slots=True)
@@ -141,6 +176,17 @@ class ObservedRequest:
     bytes_in: int = 0
     bytes_out: int = 0
     tail: tuple[bytes, bytes] = (b"", b"")
+
+
+class _Collected(CollectorRegistry):
+    """Just this metric, as a registry."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
 
 
 class LogCollector(Collector):

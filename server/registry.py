@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
@@ -12,7 +12,7 @@ from server.checkpoint import Checkpoint
 from server.lifecycle import Lifecycle
 from server.pool import Address, UpstreamPool
 from server.replicas import Replica
-from server.routing import splits_of
+from server.routing import Split, splits_of
 
 
 @dataclass(slots=True)
@@ -89,6 +89,11 @@ class Registry:
         """The variant that answers a request for `name`; an alias with several targets moves on to the next."""
         split = self._splits.get(name)
         return self._variants.get(name if split is None else split.next())
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """By alias."""
+        return self._splits
 
     @property
     def names(self) -> tuple[str, ...]:
