@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,62 +58,55 @@ class GatewayMetrics:
         build.info({"version": own_version(), "python": platform.python_version()})
         if log is not None:
             self._registry.register(LogCollector(log))
-        self._requests = Counter(
-            "prunebench_requests",
+        self._tallies: dict[str, Tally] = {}
+        self._series: dict[tuple[str, str, int, bool], _Series] = {}
+        self._registry.register(TallyCollector(self._tallies))
+        self._requests = self._counter(
+            "requests",
             "Requests answered, by HTTP status (499: the client went away, 502: the worker did).",
             ("variant", "route", "code"),
-            registry=self._registry,
         )
-        self._first_byte = Histogram(
-            "prunebench_time_to_first_byte_seconds",
-            "From the request's arrival to the first byte of the response body; not streamed, that is all of it.",
-            ("variant", "route", "stream"),
-            registry=self._registry,
-            buckets=TIME_BUCKETS_S,
-        )
-        self._duration = Histogram(
-            "prunebench_request_duration_seconds",
-            "From the request's arrival to the last byte of the response.",
-            ("variant", "route"),
-            registry=self._registry,
-            buckets=TIME_BUCKETS_S,
-        )
-        self._waits = Histogram(
-            "prunebench_queue_wait_seconds",
-            "How long requests waited that had to wait for their turn and got it.",
-            ("variant",),
-            registry=self._registry,
-            buckets=TIME_BUCKETS_S,
-        )
-        self._refusals = Counter(
-            "prunebench_refusals",
+        self._refusals = self._counter(
+            "refusals",
             "Requests that the gateway itself refused or broke off, by the error's code.",
             ("variant", "reason"),
-            registry=self._registry,
         )
-        self._bytes = Counter(
-            "prunebench_response_body_bytes", "Bytes of bodies sent to clients.", ("variant",), registry=self._registry
+        self._first_byte = self._histogram(
+            "time_to_first_byte_seconds",
+            "From the request's arrival to the first byte of the response body; not streamed, that is all of it.",
+            ("variant", "route", "stream"),
         )
-        self._counts: dict[str, list[int]] = {}
-        self._codes: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[tuple[str, str, bool], tuple[Histogram, Histogram, Counter]] = {}
+        self._duration = self._histogram(
+            "request_duration_seconds",
+            "From the request's arrival to the last byte of the response.",
+            ("variant", "route"),
+        )
+        self._waits = self._histogram(
+            "queue_wait_seconds", "How long requests waited that had to wait for their turn and got it.", ("variant",)
+        )
+
+    def _counter(self, name: str, about: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"prunebench_{name}", about, labels, registry=self._registry)
+
+    def _histogram(self, name: str, about: str, labels: tuple[str, ...]) -> Histogram:
+        return Histogram(f"prunebench_{name}", about, labels, registry=self._registry, buckets=TIME_BUCKETS_S)
 
     def observe(self, request: ObservedRequest) -> None:
         """Counts a request that has ended."""
         ended_s = time.perf_counter()
-        first_byte, duration, sent = self._children((request.variant, request.route, request.streamed))
-        self._counter((request.variant, request.route, request.code)).inc()
+        series = self._series_of((request.variant, request.route, request.code, request.streamed))
+        series.requests.inc()
         if request.first_byte_s is not None:
-            first_byte.observe(request.first_byte_s - request.began_s)
-        duration.observe(ended_s - request.began_s)
-        sent.inc(request.bytes_out)
+            series.first_byte.observe(request.first_byte_s - request.began_s)
+        series.duration.observe(ended_s - request.began_s)
+        tally = series.tally
+        tally.requests += 1
+        tally.failures += request.code >= 400
+        tally.body_bytes += request.bytes_out
         if request.queued_s:
             self._waits.labels(request.variant).observe(request.queued_s)
         if request.refusal is not None:
             self._refusals.labels(request.variant, request.refusal).inc()
-        counts = self._counts.setdefault(request.variant, [0, 0])
-        counts[0] += 1
-        counts[1] += request.code >= 400
         if self._log is not None:
             self._log.note(request, ended_s)
 
@@ -122,26 +115,23 @@ class GatewayMetrics:
         if self._log is not None:
             self._log.note(request, time.perf_counter())
 
-    def _counter(self, labels: tuple[str, str, int]) -> Counter:
-        """Finding a child by its labels costs more than counting."""
-        found = self._codes.get(labels)
+    def _series_of(self, labels: tuple[str, str, int, bool]) -> _Series:
+        """Finding series by their labels costs more than counting."""
+        found = self._series.get(labels)
         if found is None:
-            found = self._codes[labels] = self._requests.labels(*map(str, labels))
-        return found
-
-    def _children(self, labels: tuple[str, str, bool]) -> tuple[Histogram, Histogram, Counter]:
-        found = self._times.get(labels)
-        if found is None:
-            variant, route, streamed = labels
-            first_byte = self._first_byte.labels(variant, route, str(streamed).lower())
-            found = (first_byte, self._duration.labels(variant, route), self._bytes.labels(variant))
-            self._times[labels] = found
+            variant, route, code, streamed = labels
+            found = self._series[labels] = _Series(
+                self._requests.labels(variant, route, str(code)),
+                self._first_byte.labels(variant, route, str(streamed).lower()),
+                self._duration.labels(variant, route),
+                self._tallies.setdefault(variant, Tally()),
+            )
         return found
 
     def counts(self, variant: str) -> tuple[int, int]:
         """Requests ended so far, and how many of them with an error."""
-        requests, failures = self._counts.get(variant, (0, 0))
-        return requests, failures
+        tally = self._tallies.get(variant, Tally())
+        return tally.requests, tally.failures
 
     def pieces(self) -> Iterator[str]:
         """Prometheus text format 0.0.4, a few samples at a time: a family's pieces each have its head."""
@@ -187,6 +177,39 @@ class _Collected(CollectorRegistry):
 
     def collect(self) -> Iterator[Metric]:
         yield self._metric
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over one variant's requests, as plain numbers."""
+
+    requests: int = 0
+    failures: int = 0
+    body_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Everything that requests of one kind add to."""
+
+    requests: Counter
+    first_byte: Histogram
+    duration: Histogram
+    tally: Tally
+
+
+class TallyCollector(Collector):
+    """What need not be counted twice."""
+
+    def __init__(self, tallies: Mapping[str, Tally]) -> None:
+        self._tallies = tallies
+
+    def collect(self) -> Iterator[Metric]:
+        name, about = "prunebench_response_body_bytes", "Bytes of bodies sent to clients."
+        family = CounterMetricFamily(name, about, labels=("variant",))
+        for variant, tally in self._tallies.items():
+            family.add_metric((variant,), tally.body_bytes)
+        yield family
 
 
 class LogCollector(Collector):

@@ -32,5 +32,10 @@ class Replica:
 
 def least_loaded(replicas: Sequence[Replica], besides: Replica | None = None) -> Replica | None:
     """None if all are ejected; of equals the first that is listed. `besides` is not taken."""
-    healthy = [replica for replica in replicas if replica is not besides and not replica.health.ejected]
-    return min(healthy, key=lambda replica: replica.in_flight, default=None)
+    best = None
+    for replica in replicas:
+        if replica is besides or replica.health.ejected:
+            continue
+        if best is None or replica.in_flight < best.in_flight:
+            best = replica
+    return best
