@@ -16,7 +16,7 @@ from artifacts.errors import PrunebenchError, ServingError
 from artifacts.fleet import Fleet
 from artifacts.units import format_seconds
 from server import memory
-from server.checkpoint import checked, local_folder, weights_bytes
+from server.checkpoint import checked, local_folder, require_plugin, weights_bytes
 from server.engines import EngineCommand, EngineJob, Machine, engine_command
 from server.registry import Registry, ServedVariant
 from server.replica_watch import first_token, watch
@@ -80,6 +80,8 @@ class Supervisor:
         entry = variant.entry
         folder = local_folder(entry.model) if entry.model is not None else None
         if folder is not None:
+            if entry.engine == "vllm":
+                require_plugin(folder)
             variant.checkpoint = await asyncio.to_thread(checked, folder)
 
     def _require_memory(self) -> None:
