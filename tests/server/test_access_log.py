@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +130,23 @@ def test_all_lines_come_in_their_order_and_the_end_waits_for_the_last(log: Acces
     assert log.dropped == 0
 
 
+def test_an_end_between_two_looks_is_noticed(log: AccessLog, tmp_path: Path) -> None:
+    class Between(threading.Event):
+        """Is set right after it was seen not to be."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            seen = super().wait(timeout)
+            self.set()
+            log._something.set()
+            return seen
+
+    log._ended = Between()
+    noted(log, 1)
+    log._writer.join(5)
+    assert not log._writer.is_alive()
+    assert ids(tmp_path / "a.log") == [1]
+
+
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
 def test_a_file_that_was_rotated_away_is_opened_anew(log: AccessLog, tmp_path: Path, how: str) -> None:
     path, old = tmp_path / "a.log", tmp_path / "a.log.1"
@@ -181,16 +200,20 @@ def test_a_disk_that_hangs_holds_nobody_up_and_the_queue_is_bounded(
     monkeypatch.setattr(access_log, "MAX_WAITING_LINES", 1000)
     monkeypatch.setattr(access_log, "LAST_WRITE_S", 0.1)
     os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    ends = [os.open(tmp_path / "pipe", mode | os.O_NONBLOCK) for mode in (os.O_RDONLY, os.O_WRONLY)]
+    with contextlib.suppress(BlockingIOError):
+        while os.write(ends[1], b"x" * 4096):
+            pass
     log = AccessLog(tmp_path / "pipe")
-    noted(log, *range(1000))
-    eventually(lambda: not log._waiting, 5, "the writer has taken them, more than a pipe holds, and is stuck")
+    noted(log, 0)
+    eventually(lambda: not log._waiting, 5, "the writer has taken it and is stuck, because the pipe is full")
     began_s = time.monotonic()
     noted(log, *range(3000))
     assert time.monotonic() - began_s < 1
     assert log.dropped == 2000
     log.close()
-    os.close(reader)
+    for end in ends:
+        os.close(end)
 
 
 @pytest.mark.parametrize("name", ["missing/a.log", "."])
