@@ -36,8 +36,6 @@ _HOP_BY_HOP = frozenset(
 _NOT_FORWARDED = _HOP_BY_HOP | {b"content-length", REQUEST_ID}
 # What we say ourselves; a worker that is a gateway too says it as well.
 _NOT_RETURNED = _HOP_BY_HOP | {REQUEST_ID, b"x-prunebench-variant"}
-
-
 ATTEMPTS = 2
 
 
@@ -203,7 +201,9 @@ class _Forwarding:
         self._request.code, self._request.refusal = error.status, error.code
         if (self._head.header(b"content-type") or b"").startswith(b"text/event-stream"):
             begun = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            self._client.write_body(begun + faults.error_event(error), False)
+            event = begun + faults.error_event(error)
+            self._request.bytes_out += len(event)
+            self._client.write_body(event, False)
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:

@@ -242,7 +242,8 @@ def test_a_torn_stream_ends_in_an_error_event_and_without_an_end(
         assert said == before, what
         assert json.loads(last)["error"]["code"] == "worker_lost"
         assert not client.ended
-        assert path.observed[0].code == 502
+        (request,) = path.observed
+        assert (request.code, request.refusal, request.bytes_out) == (502, "worker_lost", len(client.answer))
 
     forwarding(tmp_path, answer, use)
 
