@@ -8,8 +8,11 @@ the work is done in pieces: a thousand samples at a stretch would be seen as a p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 
 PIECE_LINES = 100
 _SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
@@ -21,6 +24,26 @@ class Page:
 
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Alone(CollectorRegistry):
+    """Just this metric, as a registry."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+def pieces_of(registry: CollectorRegistry, labels: Mapping[str, str]) -> Iterator[Page]:
+    """A registry's page, `PIECE_LINES` samples at a time; each part of a family has the family's head."""
+    for metric in registry.collect():
+        for begin in range(0, len(metric.samples), PIECE_LINES):
+            part = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            part.samples = metric.samples[begin : begin + PIECE_LINES]
+            yield Page(generate_latest(_Alone(part)).decode(), labels)
 
 
 @dataclass(slots=True)

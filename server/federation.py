@@ -32,13 +32,13 @@ async def whole_page(registry: Registry, metrics: GatewayMetrics) -> str:
         for variant, pages in zip(variants, found, strict=True)
         for page in pages
     ]
-    return await in_pieces(merging(chain(map(Page, metrics.pieces()), workers)))
+    return await in_pieces(merging(chain(metrics.pages(), workers)))
 
 
 async def page_of(registry: Registry, metrics: GatewayMetrics, name: str) -> str:
     """One variant's page, without a `variant` label; or the gateway's own. Raises ServingError (404, 503)."""
     if name == GATEWAY:
-        return await in_pieces(merging(map(Page, metrics.pieces())))
+        return await in_pieces(merging(metrics.pages()))
     variant = registry.get(name)
     if variant is None:
         raise faults.unknown_model(name, registry.names)

@@ -29,7 +29,7 @@ def merged(own: str, workers: Iterable[tuple[str, str]]) -> str:
 
 
 def own_page(metrics: GatewayMetrics) -> str:
-    return drained(merging(map(Page, metrics.pieces())))[0]
+    return drained(merging(metrics.pages()))[0]
 
 
 def samples(text: str) -> dict[tuple[str, Labels], float]:
