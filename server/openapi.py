@@ -35,6 +35,8 @@ WAITING_HELPS = frozenset((429, 503))
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _TEXT = {"type": "string"}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
+# A worker may refuse with the same status and in its own words.
+_ERROR_OR_THE_WORKERS = {"anyOf": [_ERROR, {"type": "object"}]}
 _ERROR_SCHEMA: Schema = {
     "title": "Error",
     "type": "object",
@@ -130,7 +132,7 @@ def _forwarded(summary: str, example: Schema) -> Schema:
     }
     for status, what in REFUSALS.items():
         names = ("x-request-id", *(("retry-after",) if status in WAITING_HELPS else ()))
-        responses[str(status)] = _refusal(what, names if status != 405 else (*names, "allow"))
+        responses[str(status)] = _refusal(what, names if status != 405 else (*names, "allow"), _ERROR_OR_THE_WORKERS)
     for others, whose in (("4XX", "another refusal of the worker"), ("5XX", "a fault of the worker")):
         responses[others] = {
             "description": whose,
@@ -149,8 +151,8 @@ def _request_body(example: Schema) -> Schema:
     return {"required": True, "content": {"application/json": {"schema": body, "example": example}}}
 
 
-def _refusal(description: str, headers: tuple[str, ...]) -> Schema:
-    content = {"application/json": {"schema": _ERROR}}
+def _refusal(description: str, headers: tuple[str, ...], schema: Schema = _ERROR) -> Schema:
+    content = {"application/json": {"schema": schema}}
     return {"description": description, "headers": _headers(*headers), "content": content}
 
 
