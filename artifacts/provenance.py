@@ -37,7 +37,7 @@ def collect_provenance() -> Provenance:
     gpus = _run("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader")
     return Provenance(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        prunebench=package_versions(("prunebench",)).get("prunebench", "source"),
+        prunebench=own_version(),
         commit=commit or None,
         commit_dirty=None if status is None else bool(status),
         python=platform.python_version(),
@@ -59,6 +59,11 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def own_version() -> str:
+    """Of Prunebench as it is installed; `source` where it runs from a checkout."""
+    return package_versions(("prunebench",)).get("prunebench", "source")
 
 
 def _cpu_model() -> str | None:

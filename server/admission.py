@@ -8,6 +8,7 @@ away leaves the queue at once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from server import faults
@@ -69,16 +70,20 @@ class Gate:
         """Whoever is inside stays; nobody else comes in until `open`."""
         self.is_open = False
 
-    async def enter(self, client: Client, patience_s: float) -> None:
-        """Returns inside; `leave` must follow. Raises ServingError (429 queue full, 503 waited too long), LeftQueue."""
+    async def enter(self, client: Client, patience_s: float) -> float:
+        """Returns inside, with the seconds waited; `leave` must follow.
+
+        Raises ServingError (429 queue full, 503 waited too long), LeftQueue.
+        """
         if self._has_room and not self.queued:
             self.in_flight += 1
-            return
+            return 0.0
         if self.queued >= self.max_queued:
             raise faults.queue_full(self._name, self.max_queued)
         place = _Place()
         self._queue.append(place)
         client.attach(place)
+        came_s = time.perf_counter()
         inside = False
         try:
             async with asyncio.timeout(patience_s):
@@ -92,6 +97,7 @@ class Gate:
                 self._queue.remove(place)
             if place.admitted and not inside:
                 self.leave()
+        return time.perf_counter() - came_s
 
     def leave(self) -> None:
         self.in_flight -= 1

@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
 from server import faults
+from server.request_id import HEADER as REQUEST_ID
+from server.request_id import RequestIds
 
 LINGER_S = 1.0
 # The event loop's largest read: how much may have come before the first look at it.
@@ -181,7 +183,8 @@ class ClientReading(HttpToolsProtocol):
             self._refused.message_event.set()
         body = faults.error_body(error)
         head = [STATUS_LINE[error.status]]
-        for name, value in (*faults.error_headers(error, body), (b"connection", b"close")):
+        stamps = ((REQUEST_ID, RequestIds().of(())), (b"connection", b"close"))
+        for name, value in (*faults.error_headers(error, body), *stamps):
             head += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join((*head, b"\r\n", body)))
         self.transport.write_eof()

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from artifacts.errors import ServingError
-from artifacts.provenance import package_versions
+from artifacts.provenance import own_version
 from server import faults
-from server.connection import UpstreamLost
-from server.exposition import merged_exposition
+from server.federation import page_of, scrape_targets, whole_page
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
-from server.pool import fetch
-from server.registry import Registry, ServedVariant
-
-SCRAPE_TIMEOUT_S = 3.0
+from server.model_list import model_list, named_entry
+from server.openapi import DocumentedApp
+from server.registry import Registry
 
 
 def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     """The FastAPI application; errors are OpenAI's error object here too."""
-    version = package_versions(("prunebench",)).get("prunebench", "0")
-    app = FastAPI(title="Prunebench", version=version, description=_description())
+    app = DocumentedApp(
+        title="Prunebench",
+        version=own_version(),
+        description=_description(),
+        redoc_url=None,
+        example_model=registry.names[0],
+        swagger_ui_oauth2_redirect_url=None,
+    )
     began_unix_s = int(time.time())
 
     @app.get("/health")
@@ -43,22 +46,25 @@ def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """OpenAI's list; `prunebench` in each entry says what the variant is and how it is."""
-        return {"object": "list", "data": [model_entry(v, began_unix_s) for v in registry]}
+        return {"object": "list", "data": model_list(registry, began_unix_s)}
 
     @app.get("/v1/models/{name}")
     async def model(name: str) -> dict[str, Any]:
-        variant = registry.get(name)
-        if variant is None:
+        entry = named_entry(registry, name, began_unix_s)
+        if entry is None:
             raise faults.unknown_model(name, registry.names)
-        return model_entry(variant, began_unix_s)
+        return entry
 
-    @app.get("/metrics")
-    async def prometheus() -> Response:
-        """The gateway's metrics and every worker's, these with a `variant` label."""
-        texts = await asyncio.gather(*(worker_metrics(v) for v in registry))
-        workers = [(v.name, text) for v, text in zip(registry, texts, strict=True) if text]
-        page = merged_exposition(metrics.exposition(), workers)
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus(variant: str | None = None) -> Response:
+        """The gateway's metrics and every worker's, these with a `variant` label; or just one variant's."""
+        page = await (whole_page(registry, metrics) if variant is None else page_of(registry, metrics, variant))
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/sd")
+    async def service_discovery(request: Request) -> list[dict[str, Any]]:
+        """Targets for Prometheus' `http_sd_configs`: the gateway, and every variant's workers."""
+        return scrape_targets(registry, request.url.netloc)
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServingError, _serving_error)
@@ -71,42 +77,6 @@ def _description() -> str:
         "Dense and pruned variants of a model behind one OpenAI-compatible endpoint. POST requests to "
         f"{routes} and any other path under /v1 go to the variant that `model` names, byte for byte."
     )
-
-
-def model_entry(variant: ServedVariant, created_unix_s: int) -> dict[str, Any]:
-    """One entry of `/v1/models`."""
-    life, checkpoint = variant.lifecycle, variant.checkpoint
-    about: dict[str, Any] = {
-        "state": life.state,
-        "reason": life.reason,
-        "restarts": life.restarts,
-        "engine": "remote" if variant.entry.urls else variant.entry.engine,
-        "model": variant.entry.model,
-        "urls": variant.entry.urls,
-    }
-    if checkpoint is not None:
-        about["fingerprint"] = checkpoint.fingerprint
-    if checkpoint is not None and checkpoint.manifest is not None:
-        about["manifest"] = checkpoint.manifest.model_dump(mode="json")
-    return {
-        "id": variant.name,
-        "object": "model",
-        "created": created_unix_s,
-        "owned_by": "prunebench",
-        "prunebench": about,
-    }
-
-
-async def worker_metrics(variant: ServedVariant) -> str:
-    """The worker's own page; empty if it does not answer in time."""
-    if variant.lifecycle.state != "ready":
-        return ""
-    try:
-        async with asyncio.timeout(SCRAPE_TIMEOUT_S):
-            status, body = await fetch(variant.pool, "GET", "/metrics")
-    except (OSError, UpstreamLost):
-        return ""
-    return body.decode("utf-8", "replace") if status == 200 else ""
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from server import faults
 from server.faults import RATE_HEADERS
 from server.forward import Scope, Send
-from server.keys import CREDENTIALS, Key, Keyring
+from server.keys import CREDENTIALS, KEY_NAME, Key, Keyring
 from server.rate import TokenBucket
 
 OPEN_PATHS = frozenset(("/health", "/ready"))
@@ -42,6 +42,7 @@ class Doorkeeper:
         if reads and scope["path"] in OPEN_PATHS:
             return send
         key = self._keyring.identify(scope["headers"])
+        scope[KEY_NAME] = key.entry.name
         if not (forwarded or reads or key.entry.role == "control"):
             raise faults.not_a_control_key(key.entry.name)
         scope["headers"] = [field for field in scope["headers"] if field[0] not in CREDENTIALS]

@@ -229,6 +229,11 @@ def client_too_slow(part: str, patience_s: float) -> ServingError:
     return ServingError(message, status=408, error_type=INVALID, code="request_timeout")
 
 
+def no_metrics(name: str) -> ServingError:
+    message = f"No worker of model {name!r} tells its metrics now. Try again later."
+    return ServingError(message, status=503, code="no_metrics", param="variant", retry_after_s=RETRY_STARTING_S)
+
+
 def unknown_path(path: str) -> ServingError:
     message = f"There is nothing at {path}. See /docs for what is served."
     return ServingError(message, status=404, error_type=INVALID, code="not_found")

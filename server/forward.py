@@ -21,11 +21,14 @@ from server.ask import Ask
 from server.client_side import EXTENSION, Client
 from server.connection import ResponseHead, UpstreamLost
 from server.deadlines import Patience
+from server.keys import KEY_NAME
 from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest, route_label
 from server.pool import Address, Exchange, request_bytes
 from server.prompt_size import require_short_prompt
 from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
+from server.request_id import HEADER as REQUEST_ID
+from server.request_id import RequestIds
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,7 +38,18 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
     b" upgrade host expect".split()
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {b"content-length"}
+_NOT_FORWARDED = _HOP_BY_HOP | {b"content-length", REQUEST_ID}
+# What we say ourselves; a worker that is a gateway too says it as well.
+_NOT_RETURNED = _HOP_BY_HOP | {REQUEST_ID, b"x-prunebench-variant"}
+ATTEMPTS = 2
+
+
+class NothingSent(Exception):
+    """The replica cannot be reached and has seen nothing of the request; `fault` is for the client if none can be."""
+
+    def __init__(self, fault: ServingError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 class ClientGone(Exception):
@@ -48,12 +62,17 @@ class Forwarder:
     def __init__(self, registry: Registry, metrics: GatewayMetrics) -> None:
         self._registry = registry
         self._metrics = metrics
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = ObservedRequest(route_label(scope["path"]))
+        request = observed(scope, self._ids)
         try:
             limits = self._registry.fleet.limits
-            ask = Ask.parse(await read_body(scope, receive, limits.max_body_bytes))
+            body = await read_body(scope, receive, limits.max_body_bytes)
+            request.bytes_in = len(body)
+            ask = Ask.parse(body)
+            request.model = ask.model
+            request.streamed = ask.fields.get("stream") is True
             if limits.max_prompt_chars is not None:
                 require_short_prompt(ask.fields, limits.max_prompt_chars)
             variant = self._registry.resolve(ask.model)
@@ -67,8 +86,7 @@ class Forwarder:
             finally:
                 self._registry.held -= 1
         except ServingError as error:
-            request.code = error.status
-            await send_error(send, error)
+            await send_error(send, error, request)
         except (ClientGone, LeftQueue):
             refusal = scope["extensions"][EXTENSION].refusal
             request.code = CLIENT_GONE if refusal is None else refusal.status
@@ -87,18 +105,34 @@ class Forwarder:
     async def _in_turn(
         self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
     ) -> None:
-        await variant.gate.enter(scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s)
-        replica = least_loaded(variant.replicas)
+        request.queued_s = await variant.gate.enter(
+            scope["extensions"][EXTENSION], self._registry.fleet.timeouts.queue_s
+        )
         try:
-            if replica is None:
-                raise faults.unreachable(variant.name)
-            replica.in_flight += 1
-            try:
-                await _Forwarding(variant, replica, scope, ask, send, request).run(self._registry.fleet.timeouts)
-            finally:
-                replica.in_flight -= 1
+            await self._to_a_replica(variant, ask, scope, send, request)
         finally:
             variant.gate.leave()
+
+    async def _to_a_replica(
+        self, variant: ServedVariant, ask: Ask, scope: Scope, send: Send, request: ObservedRequest
+    ) -> None:
+        """One that refuses the connection has seen nothing of the request, which goes once to another."""
+        refused: Replica | None = None
+        fault = faults.unreachable(variant.name)
+        for _ in range(ATTEMPTS):
+            replica = least_loaded(variant.replicas, refused)
+            if replica is None:
+                break
+            replica.in_flight += 1
+            request.replica = replica
+            try:
+                await _Forwarding(variant, replica, scope, ask, send, request).run(self._registry.fleet.timeouts)
+                return
+            except NothingSent as error:
+                refused, fault = replica, error.fault
+            finally:
+                replica.in_flight -= 1
+        raise fault
 
 
 class _Forwarding:
@@ -114,20 +148,21 @@ class _Forwarding:
         request: ObservedRequest,
     ) -> None:
         self._variant = variant
-        body = ask.body_for(variant.entry.served_name or variant.name)
-        self._wire = _upstream_request(replica.pool.address, scope, body)
+        self._replica = replica
+        body = ask.body_for(variant.served_name)
+        self._wire = _upstream_request(replica.pool.address, scope, body, request.id)
         self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
         self._request = request
         self._pool = replica.pool
         self._exchange = Exchange(self._pool)
         self._head: ResponseHead | None = None
-        # The last piece of the body; a look of the timer leaves a bytearray, so that a new piece is known by its type.
-        self._last: bytes | bytearray = bytearray(b"\n\n")
+        self._before, self._last = b"", b"\n\n"
+        self._looked_at_bytes = 0
         self._late: ServingError | None = None
 
     async def run(self, allowed: Timeouts) -> None:
-        """Raises ServingError before the response has begun, ClientGone at any time."""
+        """Raises NothingSent, ServingError before the response has begun, ClientGone at any time."""
         self._loop = asyncio.get_running_loop()
         began_s = self._loop.time()
         self._patience = Patience(self._variant.name, allowed, began_s)
@@ -144,15 +179,16 @@ class _Forwarding:
             await self._break_off()
         finally:
             self._timer.cancel()
+            self._request.tail = (self._before, self._last)
             self._client.detach()
             self._exchange.abort()
 
     def _look(self) -> None:
         """Ends the exchange if the worker is too late; else looks again later."""
-        now_s = self._loop.time()
-        self._late = self._patience.fault(now_s, heard=type(self._last) is bytes, paused=self._client.paused)
+        now_s, come_bytes = self._loop.time(), self._request.bytes_out
+        heard, self._looked_at_bytes = come_bytes > self._looked_at_bytes, come_bytes
+        self._late = self._patience.fault(now_s, heard=heard, paused=self._client.paused)
         if self._late is None:
-            self._last = bytearray(self._last[-2:])
             self._timer = self._loop.call_at(self._patience.next_look_s(now_s), self._look)
         else:
             self._client.cut_if_paused()
@@ -161,22 +197,28 @@ class _Forwarding:
     async def _start(self) -> ResponseHead:
         try:
             return await self._exchange.start(self._wire)
-        except TimeoutError as error:
-            raise faults.too_slow(self._variant.name, "connect", self._pool.connect_s) from error
         except OSError as error:
-            raise faults.unreachable(self._variant.name) from error
+            self._variant.note(self._replica, error.strerror or str(error) or "no connection in time", time.monotonic())
+            fault = faults.unreachable(self._variant.name)
+            if isinstance(error, TimeoutError):
+                fault = faults.too_slow(self._variant.name, "connect", self._pool.connect_s)
+            raise fault if self._exchange.sent else NothingSent(fault) from error
 
     async def _begin_answer(self, head: ResponseHead) -> None:
-        kept = [(name, value) for name, value in head.headers if name not in _HOP_BY_HOP]
+        kept = [(name, value) for name, value in head.headers if name not in _NOT_RETURNED]
+        kept.append((REQUEST_ID, self._request.id))
         await self._send(_start_message(head.status, kept + self._variant.stamp))
         self._head = head
         self._request.code = head.status
+        if self._replica.health.failures:
+            self._variant.note(self._replica, None, time.monotonic())
 
     def _hand_on(self, body: bytes, last: bool) -> None:
         """Once per read from the worker, in the callback in which it arrived."""
         if self._request.first_byte_s is None:
             self._request.first_byte_s = time.perf_counter()
-        self._last = body
+        self._request.bytes_out += len(body)
+        self._before, self._last = self._last, body
         self._client.write_body(body, last)
 
     async def _break_off(self) -> None:
@@ -187,11 +229,14 @@ class _Forwarding:
         """
         error = self._late or faults.worker_lost(self._variant.name)
         if self._head is None:
+            self._variant.note(self._replica, "it hung up before it answered", time.monotonic())
             raise error
-        self._request.code = error.status
+        self._request.code, self._request.refusal = error.status, error.code
         if (self._head.header(b"content-type") or b"").startswith(b"text/event-stream"):
             begun = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            self._client.write_body(begun + faults.error_event(error), False)
+            event = begun + faults.error_event(error)
+            self._request.bytes_out += len(event)
+            self._client.write_body(event, False)
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
@@ -211,19 +256,44 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     return body
 
 
-async def send_error(send: Send, error: ServingError) -> None:
+async def send_error(send: Send, error: ServingError, request: ObservedRequest) -> None:
+    """Also notes on `request` what it sends."""
     body = faults.error_body(error)
-    await send(_start_message(error.status, faults.error_headers(error, body)))
+    request.code, request.refusal, request.bytes_out = error.status, error.code, len(body)
+    await send(_start_message(error.status, [*faults.error_headers(error, body), (REQUEST_ID, request.id)]))
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def observed(scope: Scope, ids: RequestIds) -> ObservedRequest:
+    """What is known of a request by its head, and of its key by the door."""
+    path, headers = scope["path"], scope["headers"]
+    key_name = scope.get(KEY_NAME)
+    return ObservedRequest(route_label(path), id=ids.of(headers), path=path, headers=headers, key_name=key_name)
 
 
 def _start_message(status: int, headers: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
-def _upstream_request(address: Address, scope: Scope, body: bytes) -> bytes:
+def stamped(send: Send, request: ObservedRequest) -> Send:
+    """`send` for an application that knows nothing of ids: it adds the header and notes the answer on `request`."""
+
+    async def send_stamped(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            request.code = message["status"]
+            message["headers"] = [*message["headers"], (REQUEST_ID, request.id)]
+        elif message["type"] == "http.response.body":
+            request.first_byte_s = request.first_byte_s or time.perf_counter()
+            request.bytes_out += len(message.get("body", b""))
+        await send(message)
+
+    return send_stamped
+
+
+def _upstream_request(address: Address, scope: Scope, body: bytes, request_id: bytes) -> bytes:
     path = scope["raw_path"].decode("ascii")
     if scope["query_string"]:
         path = f"{path}?{scope['query_string'].decode('ascii')}"
     headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FORWARDED]
+    headers.append((REQUEST_ID, request_id))
     return request_bytes(address, scope["method"], path, headers, body)

@@ -13,10 +13,11 @@ from artifacts.errors import ServingError
 from server import faults
 from server.control import control_plane
 from server.doorkeeper import Doorkeeper
-from server.forward import Forwarder, Receive, Scope, Send, send_error
+from server.forward import Forwarder, Receive, Scope, Send, observed, send_error, stamped
 from server.keys import Keyring
-from server.metrics import FORWARDED_ROUTES, GatewayMetrics, ObservedRequest, route_label
+from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry
+from server.request_id import RequestIds
 
 _LISTED = frozenset(FORWARDED_ROUTES)
 _OWN_PREFIX = "/v1/models"
@@ -32,6 +33,7 @@ class Gateway:
         self._metrics = metrics
         self._forward = Forwarder(registry, metrics)
         self._control = control_plane(registry, metrics)
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         forwarded = is_forwarded(scope["path"])
@@ -40,11 +42,24 @@ class Gateway:
             if forwarded:
                 require_forwardable(scope)
         except ServingError as error:
-            if forwarded and scope["method"] == "POST":
-                self._metrics.observe(ObservedRequest(route_label(scope["path"]), code=error.status))
-            await send_error(send, error)
+            await self._refuse(scope, send, error, counted=forwarded and scope["method"] == "POST")
         else:
-            await (self._forward if forwarded else self._control)(scope, receive, send)
+            await (self._forward if forwarded else self._steer)(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, send: Send, error: ServingError, *, counted: bool) -> None:
+        request = observed(scope, self._ids)
+        try:
+            await send_error(send, error, request)
+        finally:
+            (self._metrics.observe if counted else self._metrics.log)(request)
+
+    async def _steer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is not forwarded is logged and not counted: probes and scrapes would drown the rest."""
+        request = observed(scope, self._ids)
+        try:
+            await self._control(scope, receive, stamped(send, request))
+        finally:
+            self._metrics.log(request)
 
 
 def is_forwarded(path: str) -> bool:

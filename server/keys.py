@@ -19,6 +19,8 @@ from server.rate import TokenBucket
 
 Headers = list[tuple[bytes, bytes]]
 
+# Where the scope holds the name of the key that was presented.
+KEY_NAME = "prunebench.key_name"
 CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
 LOOK_AGAIN_S = 1.0
 _PREFIX_BYTES = 8

@@ -1,7 +1,7 @@
 """In which state is a variant, how did it come there, and when is it tried again?
 
 A pure value: the supervisor replaces it, everybody else reads it. A variant whose worker dies waits, each time twice
-as long up to a ceiling, and is forgiven after it has served for a while.
+as long up to a ceiling, and is forgiven after it has served for a while. A remote one is ready again without a start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEXT: dict[State, tuple[State, ...]] = {
     "queued": ("starting", "stopped"),
     "starting": ("ready", "backoff", "stopped"),
     "ready": ("backoff", "stopped"),
-    "backoff": ("starting", "stopped"),
+    "backoff": ("starting", "ready", "stopped"),
     "stopped": (),
 }
 

@@ -1,29 +1,29 @@
 """What does the gateway itself count, and under which bounded labels?
 
-A label's value never comes from a client: an unknown model is `_unknown`, an unlisted path `other`. Buckets start at
-half a millisecond, because small models answer their first token in one or two.
+A label's value never comes from a client: an unknown model is `_unknown`, an unlisted path `other`.
 """
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.lifecycle import STATES
+from artifacts.provenance import own_version
+from server.exposition import Page, pieces_of
+from server.fleet_metrics import FleetCollector
 from server.registry import Registry
+from server.replicas import Replica
+from server.variant_metrics import VariantMetrics
 
 UNKNOWN_VARIANT = "_unknown"
 CLIENT_GONE = 499
-
-TIME_BUCKETS_S = (
-    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
-    *(0.1, 0.15, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
-)
 
 FORWARDED_ROUTES = (
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
@@ -31,104 +31,91 @@ FORWARDED_ROUTES = (
 )
 
 
-class GatewayMetrics:
-    """Counters and histograms of one gateway, in a registry of its own."""
+class RequestLog(Protocol):
+    """Where single requests are written down. `dropped` counts those that are not, because it could not keep up."""
 
-    def __init__(self, variants: Registry) -> None:
+    @property
+    def dropped(self) -> int: ...
+
+    def note(self, request: ObservedRequest, ended_s: float) -> None: ...
+
+
+class GatewayMetrics:
+    """What one gateway counts, by variant, and what its variants say when they are asked."""
+
+    def __init__(self, variants: Registry, log: RequestLog | None = None) -> None:
+        self._log = log
+        self._by_variant: dict[str, VariantMetrics] = {}
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(variants))
-        self._requests = Counter(
-            "prunebench_requests",
-            "Requests answered, by HTTP status (499: the client went away, 502: the worker did).",
-            ("variant", "route", "code"),
-            registry=self._registry,
-        )
-        self._first_byte = Histogram(
-            "prunebench_time_to_first_byte_seconds",
-            "From the request's arrival to the first byte of the response body.",
-            ("variant", "route"),
-            registry=self._registry,
-            buckets=TIME_BUCKETS_S,
-        )
-        self._duration = Histogram(
-            "prunebench_request_duration_seconds",
-            "From the request's arrival to the last byte of the response.",
-            ("variant", "route"),
-            registry=self._registry,
-            buckets=TIME_BUCKETS_S,
-        )
-        self._counts: dict[str, list[int]] = {}
-        self._codes: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
+        ProcessCollector(registry=self._registry)
+        build = Info("prunebench_build", "What is running.", registry=self._registry)
+        build.info({"version": own_version(), "python": platform.python_version()})
+        if log is not None:
+            self._registry.register(LogCollector(log))
 
     def observe(self, request: ObservedRequest) -> None:
         """Counts a request that has ended."""
         ended_s = time.perf_counter()
-        first_byte, duration = self._histograms((request.variant, request.route))
-        self._counter((request.variant, request.route, request.code)).inc()
-        if request.first_byte_s is not None:
-            first_byte.observe(request.first_byte_s - request.began_s)
-        duration.observe(ended_s - request.began_s)
-        counts = self._counts.setdefault(request.variant, [0, 0])
-        counts[0] += 1
-        counts[1] += request.code >= 400
+        counted = self._by_variant.get(request.variant)
+        if counted is None:
+            counted = self._by_variant[request.variant] = VariantMetrics()
+        counted.observe(request, ended_s)
+        if self._log is not None:
+            self._log.note(request, ended_s)
 
-    def _counter(self, labels: tuple[str, str, int]) -> Counter:
-        """Finding a child by its labels costs more than counting."""
-        found = self._codes.get(labels)
-        if found is None:
-            found = self._codes[labels] = self._requests.labels(*map(str, labels))
-        return found
-
-    def _histograms(self, labels: tuple[str, str]) -> tuple[Histogram, Histogram]:
-        found = self._times.get(labels)
-        if found is None:
-            found = self._times[labels] = (self._first_byte.labels(*labels), self._duration.labels(*labels))
-        return found
+    def log(self, request: ObservedRequest) -> None:
+        """Writes down a request that is not counted: one to the control plane."""
+        if self._log is not None:
+            self._log.note(request, time.perf_counter())
 
     def counts(self, variant: str) -> tuple[int, int]:
         """Requests ended so far, and how many of them with an error."""
-        requests, failures = self._counts.get(variant, (0, 0))
-        return requests, failures
+        counted = self._by_variant.get(variant)
+        return (0, 0) if counted is None else (counted.requests, counted.failures)
 
-    def exposition(self) -> str:
-        """Prometheus text format 0.0.4."""
-        return generate_latest(self._registry).decode()
+    def pages(self) -> Iterator[Page]:
+        """Everything, a few samples at a time."""
+        yield from pieces_of(self._registry, {})
+        for variant, counted in self._by_variant.items():
+            yield from pieces_of(counted.registry, {"variant": variant})
 
 
 @dataclass(slots=True)
 class ObservedRequest:
-    """What is noted about one request while it runs."""
+    """What is noted about one request while it runs. `model` is what the client wrote.
+
+    Times are on `time.perf_counter`; `tail` is the last two pieces of the answer's body, where its token counts are.
+    """
 
     route: str
     variant: str = UNKNOWN_VARIANT
     code: int = 500
     began_s: float = field(default_factory=time.perf_counter)
     first_byte_s: float | None = None
+    id: bytes = b""
+    path: str = ""
+    key_name: str | None = None
+    model: str | None = None
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    replica: Replica | None = None
+    streamed: bool = False
+    refusal: str | None = None
+    queued_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tail: tuple[bytes, bytes] = (b"", b"")
 
 
-class FleetCollector(Collector):
-    """State, requests in flight and restarts, read from the registry at the moment of the scrape."""
+class LogCollector(Collector):
+    """What is not in the access log."""
 
-    def __init__(self, variants: Registry) -> None:
-        self._variants = variants
+    def __init__(self, log: RequestLog) -> None:
+        self._log = log
 
     def collect(self) -> Iterator[Metric]:
-        in_flight = GaugeMetricFamily(
-            "prunebench_requests_in_flight", "Requests that the variant is answering now.", labels=("variant",)
-        )
-        state = GaugeMetricFamily(
-            "prunebench_variant_state", "1 for the state the variant is in.", labels=("variant", "state")
-        )
-        restarts = CounterMetricFamily(
-            "prunebench_worker_restarts", "Starts of the variant's worker after a crash.", labels=("variant",)
-        )
-        for variant in self._variants:
-            in_flight.add_metric((variant.name,), variant.gate.in_flight)
-            restarts.add_metric((variant.name,), variant.lifecycle.restarts)
-            for name in STATES:
-                state.add_metric((variant.name, name), variant.lifecycle.state == name)
-        yield from (in_flight, state, restarts)
+        name, about = "prunebench_access_log_dropped_lines", "Requests without a line: the disk was full or too slow."
+        yield CounterMetricFamily(name, about, value=self._log.dropped)
 
 
 def route_label(path: str) -> str:

@@ -41,6 +41,11 @@ class Address:
     def authority(self) -> str:
         return "localhost" if self.socket_path else f"{self.host}:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """As a fleet file has it, without `/v1` and without anything secret."""
+        return f"unix:{self.socket_path}" if self.socket_path else f"http://{self.authority}{self.prefix}"
+
 
 class UpstreamPool:
     """The idle connections to one address."""
@@ -81,12 +86,16 @@ class UpstreamPool:
 
 
 class Exchange:
-    """One request and its response. `finish` after the last byte, `abort` at any time; both may be called again."""
+    """One request and its response. `finish` after the last byte, `abort` at any time; both may be called again.
+
+    `sent` says whether a server may have seen the request.
+    """
 
     def __init__(self, pool: UpstreamPool) -> None:
         self._pool = pool
         self._connection: UpstreamConnection | None = None
         self._aborted = False
+        self.sent = False
 
     async def start(self, request: bytes) -> ResponseHead:
         """Raises OSError if the upstream cannot be reached, UpstreamLost if it closes without an answer."""
@@ -105,6 +114,7 @@ class Exchange:
         if self._aborted:
             connection.abort()
             raise UpstreamLost
+        self.sent = True
         connection.send(request)
         return await connection.head()
 

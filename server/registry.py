@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
@@ -11,7 +11,7 @@ from server.checkpoint import Checkpoint
 from server.lifecycle import Lifecycle
 from server.pool import Address, UpstreamPool
 from server.replicas import Replica
-from server.routing import splits_of
+from server.routing import Split, splits_of
 
 
 @dataclass(slots=True)
@@ -32,6 +32,30 @@ class ServedVariant:
     def pool(self) -> UpstreamPool:
         """Of a worker of our own, which is the only replica; of remote ones, the first."""
         return self.replicas[0].pool
+
+    @property
+    def served_name(self) -> str:
+        """The model's name at the worker."""
+        return self.entry.served_name or self.entry.name
+
+    def note(self, replica: Replica, failure: str | None, now_s: float) -> None:
+        """What a request or a probe found at a server behind a URL: why it failed, or None.
+
+        The variant is ready while one of its replicas is healthy. A worker of our own is the supervisor's business.
+        """
+        if not self.entry.urls:
+            return
+        replica.health = replica.health.succeeded() if failure is None else replica.health.failed(failure)
+        healthy = not all(other.ejected for other in self.replicas)
+        if self.lifecycle.state == "backoff" and healthy:
+            self.lifecycle = self.lifecycle.ready(now_s)
+        elif self.lifecycle.state == "ready" and not healthy:
+            self.lifecycle = self.lifecycle.failed(now_s, self._why_unreachable)
+
+    @property
+    def _why_unreachable(self) -> str:
+        said = (f"{replica.url}: {replica.health.reason}" for replica in self.replicas)
+        return f"no server answers; {', '.join(said)}"
 
     @property
     def stamp(self) -> list[tuple[bytes, bytes]]:
@@ -64,6 +88,11 @@ class Registry:
         """The variant that answers a request for `name`; an alias with several targets moves on to the next."""
         split = self._splits.get(name)
         return self._variants.get(name if split is None else split.next())
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """By alias."""
+        return self._splits
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from server.health import Health
 from server.pool import CONNECT_TIMEOUT_S, Address, UpstreamPool
 
 
@@ -14,14 +15,27 @@ class Replica:
 
     pool: UpstreamPool
     in_flight: int = 0
-    ejected: bool = False
+    health: Health = field(default_factory=Health)
 
     @classmethod
     def at(cls, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> Replica:
         return cls(UpstreamPool(address, connect_s))
 
+    @property
+    def url(self) -> str:
+        return self.pool.address.url
 
-def least_loaded(replicas: Sequence[Replica]) -> Replica | None:
-    """None if all are ejected; of equals the first that is listed."""
-    healthy = [replica for replica in replicas if not replica.ejected]
-    return min(healthy, key=lambda replica: replica.in_flight, default=None)
+    @property
+    def ejected(self) -> bool:
+        return self.health.ejected
+
+
+def least_loaded(replicas: Sequence[Replica], besides: Replica | None = None) -> Replica | None:
+    """None if all are ejected; of equals the first that is listed. `besides` is not taken."""
+    best = None
+    for replica in replicas:
+        if replica is besides or replica.health.ejected:
+            continue
+        if best is None or replica.in_flight < best.in_flight:
+            best = replica
+    return best

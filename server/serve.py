@@ -22,6 +22,7 @@ from artifacts.errors import ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from artifacts.priority import served_first
+from server.access_log import access_log
 from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
@@ -88,9 +89,14 @@ def _bracketed(host: str) -> str:
 async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
     began_s = time.monotonic()
     keyring = None if fleet.keys_file is None else Keyring(Path(fleet.keys_file), announce)
-    with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
+    with (
+        _private_folder() as sockets,
+        _log_folder(fleet) as logs,
+        access_log(fleet.access_log) as requests,
+        served_first(),
+    ):
         registry = Registry(fleet, str(sockets))
-        metrics = GatewayMetrics(registry)
+        metrics = GatewayMetrics(registry, requests)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
         endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
         stop = _stop_on_signals(endpoint, supervisor)

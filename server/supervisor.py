@@ -19,6 +19,7 @@ from server import memory
 from server.checkpoint import checked, local_folder, require_plugin, weights_bytes
 from server.engines import EngineCommand, EngineJob, Machine, engine_command
 from server.registry import Registry, ServedVariant
+from server.replica_watch import first_token, watch
 from server.worker import WorkerProcess, until_ready
 
 Announce = Callable[[str], None]
@@ -48,10 +49,10 @@ class Supervisor:
         self._require_memory()
         for variant in self._registry:
             await self._start(variant, check=False)
-            if variant.name in self._workers:
-                keeper = asyncio.create_task(self._keep(variant))
-                keeper.add_done_callback(self._note_end)
-                self._keepers.append(keeper)
+            kept = watch(variant, self._announce) if variant.entry.urls else self._keep(variant)
+            keeper = asyncio.create_task(kept)
+            keeper.add_done_callback(self._note_end)
+            self._keepers.append(keeper)
 
     def _note_end(self, keeper: asyncio.Task[None]) -> None:
         """A keeper ends only when it is cancelled; anything else is a fault of ours and must not go unseen."""
@@ -66,7 +67,8 @@ class Supervisor:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         for variant in self._registry:
             variant.lifecycle = variant.lifecycle.stopped(time.monotonic())
-            variant.pool.close()
+            for replica in variant.replicas:
+                replica.pool.close()
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
 
     def kill_all(self) -> None:
@@ -101,7 +103,7 @@ class Supervisor:
 
     async def _bring_up(self, variant: ServedVariant) -> None:
         if variant.entry.urls:
-            await self._in_time(variant, until_ready(variant.pool, variant.name))
+            await self._in_time(variant, first_token(variant))
             return
         log_path = self._log_dir / f"{variant.name}.log"
         worker = await WorkerProcess.start(self._command(variant), log_path)

@@ -44,8 +44,15 @@ def engines(tmp_path_factory: pytest.TempPathFactory, engine_models: dict[str, P
     fleet = [
         {"name": name, "model": str(model.resolve()), "engine_flags": flags} for name, model in engine_models.items()
     ]
-    for start in launcher(tmp_path_factory.mktemp("engines")):
-        settings = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 16, "kv_cache_bytes": 128 << 20}
+    folder = tmp_path_factory.mktemp("engines")
+    for start in launcher(folder):
+        settings = {
+            "access_log": str(folder / "requests.log"),
+            "dtype": "float32",
+            "max_model_len": 512,
+            "max_num_seqs": 16,
+            "kv_cache_bytes": 128 << 20,
+        }
         yield start(fleet, **settings).until_ready(within_s=400)
 
 

@@ -7,15 +7,17 @@ import json
 from typing import Any
 
 import pytest
+from metric_pages import own_page
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifacts.fleet import Fleet
 from server.checkpoint import Checkpoint
 from server.connection import UpstreamLost
-from server.control import model_entry, worker_metrics
+from server.federation import worker_pages
 from server.gateway import Gateway
 from server.lifecycle import STATES, Lifecycle, State
 from server.metrics import GatewayMetrics, ObservedRequest
+from server.model_list import model_entry
 from server.registry import Registry, ServedVariant, addresses_of
 
 FLEET = {
@@ -139,7 +141,7 @@ def test_exactly_one_state_of_a_variant_is_one() -> None:
     registry = registry_in("ready", "backoff", "starting")
     samples = [
         sample
-        for family in text_string_to_metric_families(GatewayMetrics(registry).exposition())
+        for family in text_string_to_metric_families(own_page(GatewayMetrics(registry)))
         for sample in family.samples
         if sample.name == "prunebench_variant_state"
     ]
@@ -152,7 +154,7 @@ def test_exactly_one_state_of_a_variant_is_one() -> None:
 def metric(registry: Registry, metrics: GatewayMetrics, name: str, **labels: str) -> float:
     found = [
         sample.value
-        for family in text_string_to_metric_families(metrics.exposition())
+        for family in text_string_to_metric_families(own_page(metrics))
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     ]
@@ -210,9 +212,9 @@ def scraped(monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes] | Excepti
             raise answer
         return answer
 
-    monkeypatch.setattr("server.control.fetch", fetch)
+    monkeypatch.setattr("server.federation.fetch", fetch)
     variant: ServedVariant = next(iter(registry_in(state)))
-    return asyncio.run(worker_metrics(variant))
+    return "".join(page.text for page in asyncio.run(worker_pages(variant)))
 
 
 ADDRESSES = [

@@ -202,13 +202,14 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
     async def use(path: DataPath) -> None:
         if fingerprint is not None:
             path.variant.checkpoint = Checkpoint(manifest=None, fingerprint=fingerprint)
-        client = await path.ask(Caller())
+        client = await path.ask(Caller(headers=((b"x-request-id", b"mine"),)))
         stamp = [] if fingerprint is None else [(b"x-prunebench-fingerprint", fingerprint.encode())]
         assert client.got[0]["headers"] == [
             (b"x-own", b"1"),
             (b"x-own", b"2"),
             (b"content-type", b"application/json"),
             (b"content-length", b"2"),
+            (b"x-request-id", b"mine"),
             (b"x-prunebench-variant", b"a"),
             *stamp,
         ]
@@ -244,7 +245,8 @@ def test_a_torn_stream_ends_in_an_error_event_and_without_an_end(
         assert said == before, what
         assert json.loads(last)["error"]["code"] == "worker_lost"
         assert not client.ended
-        assert path.observed[0].code == 502
+        (request,) = path.observed
+        assert (request.code, request.refusal, request.bytes_out) == (502, "worker_lost", len(client.answer))
 
     forwarding(tmp_path, answer, use)
 

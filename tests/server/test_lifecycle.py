@@ -61,7 +61,7 @@ MOVES = [
     ("queued", {"starting", "stopped"}, "a queued variant gets its turn or the server ends"),
     ("starting", {"ready", "failed", "stopped"}, "a start ends well or badly"),
     ("ready", {"failed", "stopped"}, "a ready worker can only die"),
-    ("backoff", {"starting", "stopped"}, "after waiting comes another start"),
+    ("backoff", {"starting", "ready", "stopped"}, "after waiting comes another start, or a remote one is back"),
     ("stopped", {"stopped"}, "the end is the end, and may be told twice"),
 ]
 

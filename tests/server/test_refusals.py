@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from metric_pages import own_page
 
 from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
@@ -163,4 +164,4 @@ def test_requests_and_failures_are_counted_per_variant() -> None:
     assert metrics.counts("a") == (4, 2)
     assert metrics.counts(UNKNOWN_VARIANT) == (1, 1)
     assert metrics.counts("b") == (0, 0)
-    assert 'prunebench_variant_state{state="queued",variant="a"} 1.0' in metrics.exposition()
+    assert 'prunebench_variant_state{state="queued",variant="a"} 1.0' in own_page(metrics)

@@ -47,6 +47,22 @@ def test_answers_carry_the_checkpoints_fingerprint(engines: Serving) -> None:
     assert engines.client.get("/v1/models/dense").json()["prunebench"]["fingerprint"] == fingerprint
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_requests_name_is_the_engines_and_its_tokens_are_in_the_log(engines: Serving, stream: bool) -> None:
+    name = f"mine-{stream}"
+    body = {"model": "dense", **BODY, "max_tokens": 9, "stream": stream}
+    body |= {"stream_options": {"include_usage": True}} if stream else {}
+    answer = engines.client.post("/v1/completions", json=body, headers={"x-request-id": name})
+    first = json.loads(answer.text.partition("data: ")[2].partition("\n")[0]) if stream else answer.json()
+    assert first["id"].startswith(f"cmpl-{name}")
+    assert answer.headers.get_list("x-request-id") == [name]
+    log = engines.log_dir.parent / "requests.log"
+    eventually(lambda: f'"request_id":"{name}"' in log.read_text(), 5, "it is in the log")
+    [line] = [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == name]
+    assert (line["prompt_tokens"], line["completion_tokens"], line["streamed"]) == (3, 9, stream)
+    assert line["bytes_out"] == len(answer.content)
+
+
 def test_engine_metrics_can_show_a_millisecond(engines: Serving) -> None:
     page = engines.client.get("/metrics").text
     assert 'vllm:inter_token_latency_seconds_bucket{variant="dense",engine="0",le="0.0005"' in page
