@@ -27,6 +27,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from artifacts.keys import KeyEntry, KeyFile, key_sha256
 from artifacts.provenance import collect_provenance
 from benchmarks.pages import draw_page, made_with, page_parser, write_raw
 from benchmarks.proxy_load import Measured, measure_arm
@@ -80,9 +81,11 @@ def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterat
     """Writes the files that they are configured with."""
     python = sys.executable
     yield Arm("direct")
+    keys = folder / "keys.json"
+    KeyFile(keys=(KeyEntry(name="benchmark", sha256=key_sha256(KEY)),)).save(keys)
     for name, url in ((OURS, f"unix:{folder / SOCKET}"), (f"{OURS} over TCP", UPSTREAM)):
         fleet = folder / f"{name}.json"
-        fleet.write_text(json.dumps({"variants": [{"name": "m", "url": url}]}))
+        fleet.write_text(json.dumps({"variants": [{"name": "m", "url": url}], "keys_file": str(keys)}))
         yield Arm(name, (python, "-c", SERVE, str(fleet)))
     for name in ("starlette-aiohttp", "fastapi-httpx"):
         yield Arm(name, (python, "-m", "benchmarks.peer_proxies", name, str(PROXY_PORT), UPSTREAM))
