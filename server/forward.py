@@ -118,7 +118,7 @@ class Forwarder:
     ) -> None:
         """One that refuses the connection has seen nothing of the request, which goes once to another."""
         refused: Replica | None = None
-        fault = faults.unreachable(variant.name)
+        fault: ServingError | None = None
         for _ in range(ATTEMPTS):
             replica = least_loaded(variant.replicas, refused)
             if replica is None:
@@ -132,7 +132,7 @@ class Forwarder:
                 refused, fault = replica, error.fault
             finally:
                 replica.in_flight -= 1
-        raise fault
+        raise fault or faults.unreachable(variant.name)
 
 
 class _Forwarding:
