@@ -18,12 +18,13 @@ from server.exposition import merged_exposition
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.pool import fetch
 from server.registry import Registry, ServedVariant
+from server.variant_control import House, variant_routes
 
 SCRAPE_TIMEOUT_S = 3.0
 
 
-def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
-    """The FastAPI application; errors are OpenAI's error object here too."""
+def control_plane(registry: Registry, metrics: GatewayMetrics, house: House | None = None) -> FastAPI:
+    """The FastAPI application; errors are OpenAI's error object here too. Without a `house` nobody takes orders."""
     version = package_versions(("prunebench",)).get("prunebench", "0")
     app = FastAPI(title="Prunebench", version=version, description=_description())
     began_unix_s = int(time.time())
@@ -33,9 +34,9 @@ def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
         """200 while the gateway lives, whatever its variants do."""
         return {"status": "ok"}
 
-    @app.get("/ready", responses={503: {"description": "a variant has not generated a token yet"}})
+    @app.get("/ready", responses={503: {"description": "a variant takes no requests"}})
     async def ready() -> JSONResponse:
-        """200 only if every variant has generated a token since its last start."""
+        """200 only if every variant takes requests, those apart that were stopped on request."""
         variants = {v.name: {"state": v.lifecycle.state, "reason": v.lifecycle.reason} for v in registry}
         status = 200 if registry.all_ready else 503
         return JSONResponse({"ready": registry.all_ready, "draining": registry.draining, "variants": variants}, status)
@@ -55,11 +56,13 @@ def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
     @app.get("/metrics")
     async def prometheus() -> Response:
         """The gateway's metrics and every worker's, these with a `variant` label."""
-        texts = await asyncio.gather(*(worker_metrics(v) for v in registry))
-        workers = [(v.name, text) for v, text in zip(registry, texts, strict=True) if text]
+        variants = list(registry)
+        texts = await asyncio.gather(*(worker_metrics(v) for v in variants))
+        workers = [(v.name, text) for v, text in zip(variants, texts, strict=True) if text]
         page = merged_exposition(metrics.exposition(), workers)
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    app.include_router(variant_routes(registry, house))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServingError, _serving_error)
     return app
@@ -113,7 +116,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """FastAPI's own refusals, in OpenAI's wording."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, "GET"))
+        allowed = (error.headers or {}).get("Allow", "GET") if isinstance(error, HTTPException) else "GET"
+        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, allowed))
     return _rendered(faults.unknown_path(request.url.path))
 
 

@@ -110,6 +110,31 @@ def draining() -> ServingError:
     return ServingError(message, status=503, code="shutting_down", retry_after_s=RETRY_STARTING_S)
 
 
+def unknown_variant(name: str, known: Iterable[str]) -> ServingError:
+    message = f"There is no variant {name!r}. Known variants: {', '.join(known)}."
+    return ServingError(message, status=404, error_type=INVALID, code="variant_not_found")
+
+
+def still_starting() -> ServingError:
+    message = "The server is still starting its variants for the first time. Try again when it has."
+    return ServingError(message, status=409, code="still_starting", retry_after_s=RETRY_STARTING_S)
+
+
+def impossible_order(name: str, order: str, state: str, possible: Iterable[str]) -> ServingError:
+    return ServingError(
+        f"The variant {name!r} is {state}: it cannot be told to {order}. That is possible when it is "
+        f"{' or '.join(possible)}.",
+        status=409,
+        error_type=INVALID,
+        code="impossible_in_this_state",
+    )
+
+
+def not_our_worker(name: str, order: str) -> ServingError:
+    message = f"The variant {name!r} is a server of somebody else's: it cannot be told to {order}. Drain or stop it."
+    return ServingError(message, status=409, error_type=INVALID, code="not_our_worker")
+
+
 def unreachable(name: str) -> ServingError:
     return ServingError(
         f"The worker of model {name!r} cannot be reached. It is restarted; try again later.",

@@ -11,6 +11,7 @@ from server.control import control_plane
 from server.forward import Forwarder, Receive, Scope, Send, send_error
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry
+from server.variant_control import House
 
 _OWN_PREFIX = "/v1/models"
 
@@ -18,9 +19,9 @@ _OWN_PREFIX = "/v1/models"
 class Gateway:
     """The ASGI application that serves a registry's variants."""
 
-    def __init__(self, registry: Registry, metrics: GatewayMetrics) -> None:
+    def __init__(self, registry: Registry, metrics: GatewayMetrics, house: House | None = None) -> None:
         self._forward = Forwarder(registry, metrics)
-        self._control = control_plane(registry, metrics)
+        self._control = control_plane(registry, metrics, house)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not is_forwarded(scope["path"]):

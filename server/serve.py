@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import signal
 import socket
@@ -25,10 +26,12 @@ from server.engines import this_machine
 from server.gateway import Gateway
 from server.metrics import GatewayMetrics
 from server.registry import Registry
-from server.supervisor import Announce, Supervisor
+from server.supervisor import Supervisor
+from server.workshop import Announce
 
-DRAIN_S = 30
 KEEP_ALIVE_S = 75
+# Answers that were broken off take no time to end; whoever has not ended then never will.
+CUT_OFF_WITHIN_S = 5
 
 
 class VariantCounts(Document):
@@ -88,14 +91,14 @@ async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Anno
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce)
-        endpoint = Endpoint(Gateway(registry, metrics), listener)
+        endpoint = Endpoint(Gateway(registry, metrics, supervisor), listener)
         stop = _stop_on_signals(endpoint, supervisor)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
         finally:
             registry.draining = True
             announce("stopping: requests in flight may finish")
-            await endpoint.drain()
+            await _drain(endpoint, supervisor, registry.fleet.timeouts.drain_s)
             await supervisor.stop_all()
     return _summary(registry, metrics, url, time.monotonic() - began_s)
 
@@ -117,6 +120,13 @@ async def _until(stop: asyncio.Event, supervisor: Supervisor, endpoint: Endpoint
         starting.cancel()
         stopping.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+async def _drain(endpoint: Endpoint, supervisor: Supervisor, within_s: float) -> None:
+    """Requests in flight finish, or are told in time that they will not."""
+    cutting = asyncio.create_task(supervisor.cut_off(within_s))
+    await endpoint.drain(within_s + CUT_OFF_WITHIN_S)
+    cutting.cancel()
 
 
 def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Event:
@@ -149,7 +159,6 @@ class Endpoint(uvicorn.Server):
             proxy_headers=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
         )
         super().__init__(config)
         self.serving = asyncio.create_task(self.serve([listener]))
@@ -158,8 +167,9 @@ class Endpoint(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def drain(self) -> None:
-        """Takes no new connection and returns when the requests in flight are answered, or `DRAIN_S` later."""
+    async def drain(self, within_s: float) -> None:
+        """Takes no new connection and returns when the requests in flight are answered, or so much later."""
+        self.config.timeout_graceful_shutdown = math.ceil(within_s)
         self.should_exit = True
         await self.serving
 

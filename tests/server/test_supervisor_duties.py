@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from artifacts.errors import CheckpointError, ServingError
-from artifacts.fleet import Fleet
-from server import lifecycle, supervisor
+from artifacts.fleet import Fleet, VariantEntry
+from server import berth, lifecycle, supervisor
 from server.engines import EngineCommand, Machine
 from server.lifecycle import Lifecycle
 from server.memory import OVERHEAD_BYTES, Need
 from server.pool import UpstreamPool
 from server.registry import Registry
-from server.supervisor import Supervisor, need_of
+from server.supervisor import Supervisor
+from server.workshop import Workshop, need_of
 
 
 @dataclass
@@ -89,8 +90,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., World]
             registry = Registry(Fleet.parse({"variants": entries, **fleet}, "the test's fleet"), str(tmp_path))
             said: list[str] = []
             world = World(registry, Supervisor(registry, Machine(None, "cpu"), tmp_path, said.append), said=said)
-            monkeypatch.setattr(supervisor.WorkerProcess, "start", world.start_engine)
-            monkeypatch.setattr(supervisor, "until_ready", world.until_ready)
+            monkeypatch.setattr(berth.WorkerProcess, "start", world.start_engine)
+            monkeypatch.setattr(berth, "until_ready", world.until_ready)
             try:
                 await use(world)
             finally:
@@ -186,12 +187,13 @@ def test_a_checkpoint_is_looked_at_again_before_each_new_start(
     """Somebody may have replaced or damaged the folder while the engine ran."""
     looked: list[str] = []
 
-    async def check(self: Supervisor, variant: Any) -> None:
-        looked.append(variant.name)
+    async def check(entry: VariantEntry) -> None:
+        looked.append(entry.name)
         if len(looked) == 3:
             raise CheckpointError("model.safetensors is damaged")
 
-    monkeypatch.setattr(Supervisor, "_check", check)
+    monkeypatch.setattr(berth, "checkpoint_of", check)
+    monkeypatch.setattr(supervisor, "checkpoint_of", check)
 
     async def use(world: World) -> None:
         await world.supervisor.start_all()
@@ -250,8 +252,7 @@ NEEDS = [
 @pytest.mark.parametrize(("entry", "fleet", "need", "why"), NEEDS, ids=[why for *_, why in NEEDS])
 def test_need(entry: dict[str, Any], fleet: dict[str, Any], need: Need, why: str) -> None:
     parsed = Fleet.parse({"variants": [{"name": "a", **entry}], **fleet}, "the test's fleet")
-    (variant,) = Registry(parsed, "/run")
-    found = need_of(variant, parsed)
+    found = need_of(parsed.variants[0], parsed)
     assert found == need, why
     assert found.total_bytes == need.weights_bytes + need.kv_cache_bytes + OVERHEAD_BYTES
 
@@ -272,7 +273,8 @@ def test_who_is_asked_about_memory(
     registry = Registry(Fleet.parse({"variants": [{"name": "a", **entry}]}, "the test's fleet"), str(tmp_path))
 
     async def ask() -> None:
-        Supervisor(registry, Machine((0, 32), device), tmp_path, lambda line: None)._require_memory()
+        shop = Workshop(registry, Machine((0, 32), device), tmp_path, str, asyncio.Future(), lambda: None)
+        shop.require_memory(registry.fleet.variants, registry.fleet)
 
     if refused:
         with pytest.raises(ServingError, match="'a' does not fit"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from serving_process import eventually
 
-from server import warden
+from server.worker import under_warden
 
 # Writes its own pid and its child's, and waits for the child; the child does not react to SIGTERM.
 PARENT = "trap '{trap}' TERM; (trap '' TERM; sleep 1000 & wait) & echo $$ $! > {pids}; wait; wait"
@@ -31,8 +30,8 @@ def guarded(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
 
 
 def _guard(script: str, grace_s: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", warden.__file__, str(grace_s), "sh", "-c", script]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    command = under_warden(Path(os.devnull), ("sh", "-c", script), grace_s)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
 
 def _gone(pids: list[int]) -> bool:
