@@ -39,9 +39,12 @@ class Berth:
         return self._worker is not None
 
     async def inspect(self) -> None:
-        """Raises PrunebenchError if what would be loaded is damaged, or does not fit into the memory that is free."""
-        self._variant.checkpoint = await checkpoint_of(self._variant.entry)
+        """Raises PrunebenchError if what would be loaded is damaged, or does not fit into the memory that is free.
+
+        A worker that sleeps has it loaded already.
+        """
         if not self.has_worker:
+            self._variant.checkpoint = await checkpoint_of(self._variant.entry)
             self._shop.require_memory([self._variant.entry], self._shop.fleet)
 
     async def come_up(self) -> None:

@@ -135,6 +135,16 @@ def not_our_worker(name: str, order: str) -> ServingError:
     return ServingError(message, status=409, error_type=INVALID, code="not_our_worker")
 
 
+def no_room_awake(name: str, limit: int) -> ServingError:
+    message = f"The variant {name!r} cannot wake: {limit} may be awake together, and are. Send one to sleep first."
+    return ServingError(message, status=409, code="too_many_awake", retry_after_s=RETRY_STARTING_S)
+
+
+def not_reloaded(detail: str) -> ServingError:
+    message = f"The fleet file was not taken and nothing has changed: {detail}"
+    return ServingError(message, status=422, error_type=INVALID, code="fleet_not_reloaded")
+
+
 def unreachable(name: str) -> ServingError:
     return ServingError(
         f"The worker of model {name!r} cannot be reached. It is restarted; try again later.",

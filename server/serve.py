@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 
 from artifacts.document import Document
-from artifacts.errors import ServingError
+from artifacts.errors import PrunebenchError, ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from artifacts.priority import served_first
@@ -50,16 +50,19 @@ class ServeSummary(Document):
     variants: dict[str, VariantCounts]
 
 
-def serve(fleet: Fleet, host: str, port: int, announce: Callable[[str], None]) -> ServeSummary:
+def serve(
+    fleet: Fleet, host: str, port: int, announce: Callable[[str], None], source: Path | None = None
+) -> ServeSummary:
     """Serves until SIGINT or SIGTERM; then lets requests in flight finish (a second signal: does not).
 
-    Port 0 takes a free one. Must run in the main thread. Raises ServingError, CheckpointError or ConfigError if the
-    port is taken or a variant cannot be started; no process is left in any case.
+    SIGHUP reads the fleet again from `source`, the file that it came from. Port 0 takes a free one. Must run in the
+    main thread. Raises ServingError, CheckpointError or ConfigError if the port is taken or a variant cannot be
+    started; no process is left in any case.
     """
     with contextlib.closing(_listener(host, port)) as listener:
         url = f"http://{_bracketed(host)}:{listener.getsockname()[1]}"
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(fleet, listener, url, announce))
+            return runner.run(_serve(fleet, listener, url, announce, source))
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -85,14 +88,17 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
+async def _serve(
+    fleet: Fleet, listener: socket.socket, url: str, announce: Announce, source: Path | None
+) -> ServeSummary:
     began_s = time.monotonic()
     with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
-        supervisor = Supervisor(registry, this_machine(), logs, announce)
+        supervisor = Supervisor(registry, this_machine(), logs, announce, source)
         endpoint = Endpoint(Gateway(registry, metrics, supervisor), listener)
         stop = _stop_on_signals(endpoint, supervisor)
+        _reload_on_signal(supervisor, announce)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
         finally:
@@ -142,6 +148,23 @@ def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Even
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stop
+
+
+def _reload_on_signal(supervisor: Supervisor, announce: Announce) -> None:
+    async def reload() -> None:
+        try:
+            await supervisor.reload()
+        except PrunebenchError as error:
+            announce(f"the fleet file was not taken and nothing has changed: {error}")
+
+    reloading: set[asyncio.Task[None]] = set()
+
+    def on_signal() -> None:
+        task = asyncio.create_task(reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_signal)
 
 
 class Endpoint(uvicorn.Server):

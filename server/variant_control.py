@@ -12,17 +12,23 @@ from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from artifacts.errors import PrunebenchError, ServingError
 from server import faults
 from server.lifecycle import State
 from server.orders import Order
 from server.registry import Registry, ServedVariant
+from server.reload import ReloadPlan
 
 
 class House(Protocol):
     """Who takes orders."""
 
     def order(self, name: str, order: Order) -> bool:
-        """False if there was nothing to do. Raises ServingError (409)."""
+        """False if there was nothing to do. Raises ServingError (404, 409, 503)."""
+        ...
+
+    async def reload(self) -> ReloadPlan:
+        """Raises PrunebenchError; then nothing has changed."""
         ...
 
 
@@ -54,6 +60,7 @@ _ORDERED: dict[int | str, dict[str, Any]] = {
     409: {"model": Refusal, "description": "impossible in the variant's state"},
     **_UNKNOWN,
 }
+_RELOADED: dict[int | str, dict[str, Any]] = {422: {"model": Refusal, "description": "the file cannot be taken"}}
 _ABOUT: dict[Order, str] = {
     "start": "Start a stopped variant, or one that waits after a failure, now.",
     "stop": "Stop a variant at once: requests inside end with an error.",
@@ -79,7 +86,23 @@ def variant_routes(registry: Registry, house: House | None) -> APIRouter:
     if house is not None:
         for order, about in _ABOUT.items():
             _add_order(routes, registry, house, order, about)
+        _add_reload(routes, house)
     return routes
+
+
+def _add_reload(routes: APIRouter, house: House) -> None:
+    @routes.post("/fleet/reload", status_code=202, responses=_RELOADED)
+    async def reload_fleet() -> dict[str, list[str]]:
+        """Read the fleet file again: new variants start, missing ones drain and stop, changed ones restart.
+
+        Aliases, limits and timeouts count at once. A file that cannot be taken changes nothing.
+        """
+        try:
+            return (await house.reload()).names
+        except ServingError:
+            raise
+        except PrunebenchError as error:
+            raise faults.not_reloaded(str(error)) from error
 
 
 def _add_order(routes: APIRouter, registry: Registry, house: House, order: Order, about: str) -> None:

@@ -40,8 +40,10 @@ class Workshop:
         return self.fleet.layout == "swap"
 
     def require_memory(self, entries: Iterable[VariantEntry], fleet: Fleet) -> None:
-        """Raises ServingError if these workers do not fit together into what is free now."""
+        """Raises ServingError if as many of these workers as may be awake together do not fit into what is free now."""
         needs = [need_of(entry, fleet) for entry in entries if is_counted(entry, self.machine)]
+        if fleet.layout == "swap":
+            needs = sorted(needs, key=lambda need: need.total_bytes, reverse=True)[: fleet.swap.awake]
         if needs:
             memory.require_fit(needs, memory.available_memory_bytes())
 
