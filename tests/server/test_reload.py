@@ -1,0 +1,124 @@
+"""Is the fleet file followed without a failed request of anybody whom it does not concern? Real processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from serving_process import Serving, Start, eventually, loaded, simulated
+
+from server.serve import serve
+
+ASK = {"prompt": "x", "max_tokens": 3}
+
+
+def reload(serving: Serving) -> httpx.Response:
+    return serving.client.post("/fleet/reload")
+
+
+def test_variants_come_go_and_change_while_the_others_serve_on(start: Start) -> None:
+    serving = start([simulated("stays"), simulated("goes", "--itl-ms", "10"), simulated("changes")]).until_ready()
+    stays, changes = serving.workers()["stays"], serving.workers()["changes"]
+    body = {"model": "goes", "prompt": "x", "max_tokens": 60}
+    last: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: last.append(httpx.post(f"{serving.url}/v1/completions", json=body)))
+    with (
+        loaded(serving, {"model": "stays", **ASK}, clients=4, pause_s=0) as untouched,
+        loaded(serving, {"model": "changes", **ASK}, clients=2, pause_s=0) as renewed,
+    ):
+        caller.start()
+        eventually(lambda: serving.client.get("/variants/goes").json()["in_flight"] == 1, 10, "one is inside")
+        serving.refleet([simulated("stays"), simulated("changes", "--itl-ms", "2"), simulated("comes")])
+        answer = reload(serving)
+        assert (answer.status_code, answer.json()) == (
+            202,
+            {"added": ["comes"], "changed": ["changes"], "removed": ["goes"], "unaffected": ["stays"]},
+        )
+        eventually(lambda: set(serving.states()) == {"stays", "changes", "comes"}, 20, "the removed one is gone")
+        eventually(lambda: set(serving.states().values()) == {"ready"}, 20, "all are there")
+        caller.join(20)
+    assert set(untouched) == {200} and len(untouched) > 20
+    assert set(renewed) == {200}
+    assert last[0].status_code == 200
+    assert serving.workers()["stays"] == stays
+    assert serving.workers()["changes"] != changes
+    assert serving.client.post("/v1/completions", json={"model": "comes", **ASK}).status_code == 200
+    assert serving.client.post("/v1/completions", json={"model": "goes", **ASK}).status_code == 404
+
+
+def test_names_and_limits_count_at_once_and_no_worker_restarts(start: Start) -> None:
+    serving = start([simulated("a"), simulated("b")]).until_ready()
+    workers = serving.workers()
+    serving.refleet([simulated("a"), simulated("b")], aliases={"best": "b"}, limits={"max_body_bytes": 200})
+    assert reload(serving).json()["unaffected"] == ["a", "b"]
+    named = serving.client.post("/v1/completions", json={"model": "best", **ASK})
+    assert (named.status_code, named.headers["x-prunebench-variant"]) == (200, "b")
+    assert serving.client.post("/v1/completions", json={"model": "a", "prompt": "x" * 200}).status_code == 413
+    assert serving.workers() == workers
+
+
+def test_the_hangup_signal_reloads_too(start: Start) -> None:
+    serving = start([simulated("a")]).until_ready()
+    serving.refleet([simulated("a"), simulated("b")])
+    serving.process.send_signal(signal.SIGHUP)
+    eventually(lambda: serving.states() == {"a": "ready", "b": "ready"}, 20, "the new variant is ready")
+    assert set(serving.stop()["variants"]) == {"a", "b"}
+
+
+BAD: list[tuple[str, str]] = [
+    ("{", "not valid JSON"),
+    ('{"variants": []}', "variants"),
+    ('{"variants": [{"name": "a", "engine": "sim"}], "unknown": 1}', "unknown"),
+    ('{"variants": [{"name": "b", "model": "/no/such/folder"}]}', "/no/such/folder is not a folder"),
+    ('{"variants": [{"name": "a", "engine": "sim"}], "layout": "swap"}', "layout"),
+]
+
+
+def test_a_file_that_cannot_be_taken_changes_nothing(start: Start) -> None:
+    serving = start([simulated("a")]).until_ready()
+    worker = serving.workers()["a"]
+    for text, complaint in BAD:
+        serving.fleet_path.write_text(text)
+        answer = reload(serving)
+        error: dict[str, Any] = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (422, "fleet_not_reloaded"), text
+        assert complaint in error["message"]
+        assert "nothing has changed" in error["message"]
+    serving.fleet_path.unlink()
+    assert reload(serving).status_code == 422
+    serving.process.send_signal(signal.SIGHUP)
+    assert serving.client.post("/v1/completions", json={"model": "a", **ASK}).status_code == 200
+    assert serving.workers() == {"a": worker}
+
+
+def test_a_changed_variant_that_cannot_start_says_why_and_hurts_nobody(start: Start) -> None:
+    serving = start([simulated("a"), simulated("b")]).until_ready()
+    with loaded(serving, {"model": "b", **ASK}, clients=2, pause_s=0) as statuses:
+        serving.refleet([simulated("a", "--no-such-flag"), simulated("b")])
+        assert reload(serving).status_code == 202
+        eventually(lambda: serving.states()["a"] == "backoff", 20, "it cannot start")
+        assert "--no-such-flag" in serving.client.get("/variants/a").json()["reason"]
+        serving.refleet([simulated("a"), simulated("b")])
+        assert reload(serving).json()["changed"] == ["a"]
+        eventually(lambda: serving.states()["a"] == "ready", 20, "mended")
+    assert set(statuses) == {200}
+
+
+def test_serve_knows_its_file() -> None:
+    assert "source" in serve.__annotations__
+
+
+@pytest.mark.parametrize("order", ["stop", "sleep"])
+def test_a_variant_that_was_stopped_or_sent_to_sleep_stays_so_when_it_changes(start: Start, order: str) -> None:
+    serving = start([simulated("a"), simulated("b")]).until_ready()
+    rest = {"stop": "stopped", "sleep": "asleep"}[order]
+    serving.order("a", order)
+    eventually(lambda: serving.states()["a"] == rest, 10, "it rests")
+    serving.refleet([simulated("a", "--itl-ms", "2"), simulated("b")])
+    assert reload(serving).json()["changed"] == ["a"]
+    assert serving.states()["a"] == rest
+    serving.order("a", {"stop": "start", "sleep": "wake"}[order])
+    eventually(lambda: serving.states()["a"] == "ready", 10, "it is back, changed")
