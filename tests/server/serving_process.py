@@ -88,7 +88,7 @@ class Serving:
         found = {}
         for warden in children_of(self.process.pid):
             for engine in children_of(warden):
-                arguments = Path(f"/proc/{engine}/cmdline").read_text().split("\0")
+                arguments = _read(f"/proc/{engine}/cmdline").split("\0")
                 if "--served-model-name" in arguments:  # between fork and exec it is still its warden's
                     found[arguments[arguments.index("--served-model-name") + 1]] = engine
         return found
@@ -114,7 +114,15 @@ class Serving:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def _read(path: str) -> str:
+    """Empty for a process that is gone."""
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def processes_with(text: str) -> list[int]:

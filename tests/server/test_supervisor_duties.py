@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from artifacts.errors import CheckpointError, ServingError
+from artifacts.errors import CheckpointError, ConfigError, ServingError
 from artifacts.fleet import Fleet, VariantEntry
 from server import berth, lifecycle, supervisor
 from server.engines import EngineCommand, Machine
@@ -238,6 +238,29 @@ def test_a_socket_left_by_a_killed_engine_is_removed_before_the_next_binds(
     async def use(world: World) -> None:
         await world.supervisor.start_all()
         assert not (tmp_path / "a.sock").exists()
+
+    run(use, "a")
+
+
+def test_a_fleet_of_folders_cannot_be_reloaded(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        await world.supervisor.start_all()
+        with pytest.raises(ConfigError, match="made of folders; only one that was read from a file can be reloaded"):
+            await world.supervisor.reload()
+
+    run(use, "a")
+
+
+def test_no_orders_are_taken_before_all_have_started(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        with pytest.raises(ServingError, match="still starting") as early:
+            world.supervisor.order("a", "stop")
+        assert early.value.status == 409
+        await world.supervisor.start_all()
+        assert world.supervisor.order("a", "stop")
+        world.registry.draining = True
+        with pytest.raises(ServingError, match="shutting down"):
+            world.supervisor.order("a", "start")
 
     run(use, "a")
 
