@@ -1,7 +1,8 @@
 """Does a worker that lives still answer?
 
 A stopped or deadlocked process accepts connections and says nothing, for ever. So each worker is asked for `/health`
-every few seconds, which engines answer while they are busy generating.
+more than once a second, which engines answer while they are busy generating, and which a vLLM whose engine has died
+answers with 503 long before it ends by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from server.connection import UpstreamLost
 from server.pool import UpstreamPool, fetch
 
-PROBE_EVERY_S = 2.0
+PROBE_EVERY_S = 0.75
 NO_ANSWER = 0
 
 

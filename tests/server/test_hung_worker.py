@@ -7,16 +7,23 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import httpx
-from serving_process import Serving, Start, eventually, loaded, simulated
+import pytest
+from serving_process import Serving, eventually, launcher, loaded, simulated
 
 PATIENCE_S = 0.8
 
 
-def test_a_stopped_worker_is_killed_and_restarted_and_its_requests_end_at_once(start: Start) -> None:
-    fleet = [simulated("hung", "--itl-ms", "50"), simulated("other")]
-    serving = start(fleet, timeouts={"health_s": PATIENCE_S}).until_ready()
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    fleet = [simulated("hung", "--itl-ms", "50"), simulated("other"), simulated("busy", "--itl-ms", "200")]
+    for start in launcher(tmp_path_factory.mktemp("hung")):
+        yield start(fleet, timeouts={"health_s": PATIENCE_S}).until_ready()
+
+
+def test_a_stopped_worker_is_killed_and_restarted_and_its_requests_end_at_once(serving: Serving) -> None:
     hung = serving.workers()["hung"]
     body = {"model": "hung", "prompt": "x", "max_tokens": 2000}
     answers: list[httpx.Response] = []
@@ -55,17 +62,15 @@ def _inside(serving: Serving, name: str) -> int:
     return int(serving.client.get(f"/variants/{name}").json()["in_flight"])
 
 
-def test_a_busy_worker_is_not_taken_for_a_hung_one(start: Start) -> None:
-    serving = start([simulated("busy", "--itl-ms", "200")], timeouts={"health_s": 0.4}).until_ready()
+def test_a_busy_worker_is_not_taken_for_a_hung_one(serving: Serving) -> None:
     first = serving.workers()["busy"]
     body = {"model": "busy", "prompt": "x", "max_tokens": 8}
     assert serving.client.post("/v1/completions", json=body).status_code == 200
     assert serving.workers()["busy"] == first
 
 
-def test_a_death_is_seen_within_a_second(start: Start) -> None:
-    serving = start([simulated("dense")]).until_ready()
-    engine = serving.workers()["dense"]
+def test_a_death_is_seen_within_a_second(serving: Serving) -> None:
+    engine = serving.workers()["busy"]
     os.kill(engine, signal.SIGKILL)
     killed_s = time.monotonic()
     eventually(lambda: serving.client.get("/ready").status_code == 503, 5, "it is seen")

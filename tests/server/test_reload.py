@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from serving_process import Serving, Start, eventually, loaded, simulated
+from serving_process import Serving, eventually, launcher, loaded, simulated
 
 ASK = {"prompt": "x", "max_tokens": 3}
 
@@ -17,8 +18,31 @@ def reload(serving: Serving) -> httpx.Response:
     return serving.client.post("/fleet/reload")
 
 
-def test_variants_come_go_and_change_while_the_others_serve_on(start: Start) -> None:
-    serving = start([simulated("stays"), simulated("goes", "--itl-ms", "10"), simulated("changes")]).until_ready()
+BASE = [simulated("a"), simulated("b")]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    for start in launcher(tmp_path_factory.mktemp("reload")):
+        yield start(BASE).until_ready()
+
+
+@pytest.fixture
+def serving(running: Serving) -> Serving:
+    """A server back at the base, whatever the test before made of it."""
+    running.refleet(BASE)
+    assert reload(running).status_code == 202
+    eventually(lambda: set(running.states()) == {"a", "b"}, 20, "the base is back")
+    if running.states()["a"] == "stopped":
+        running.order("a", "start")
+    return running.until_ready()
+
+
+def test_variants_come_go_and_change_while_the_others_serve_on(serving: Serving) -> None:
+    serving.refleet([simulated("stays"), simulated("goes", "--itl-ms", "10"), simulated("changes")])
+    reload(serving)
+    eventually(lambda: set(serving.states()) == {"stays", "goes", "changes"}, 20, "all others are gone")
+    serving.until_ready()
     stays, changes = serving.workers()["stays"], serving.workers()["changes"]
     body = {"model": "goes", "prompt": "x", "max_tokens": 60}
     last: list[httpx.Response] = []
@@ -47,8 +71,7 @@ def test_variants_come_go_and_change_while_the_others_serve_on(start: Start) -> 
     assert serving.client.post("/v1/completions", json={"model": "goes", **ASK}).status_code == 404
 
 
-def test_names_and_limits_count_at_once_and_no_worker_restarts(start: Start) -> None:
-    serving = start([simulated("a"), simulated("b")]).until_ready()
+def test_names_and_limits_count_at_once_and_no_worker_restarts(serving: Serving) -> None:
     workers = serving.workers()
     serving.refleet([simulated("a"), simulated("b")], aliases={"best": "b"}, limits={"max_body_bytes": 200})
     assert reload(serving).json()["unaffected"] == ["a", "b"]
@@ -58,12 +81,10 @@ def test_names_and_limits_count_at_once_and_no_worker_restarts(start: Start) -> 
     assert serving.workers() == workers
 
 
-def test_the_hangup_signal_reloads_too(start: Start) -> None:
-    serving = start([simulated("a")]).until_ready()
-    serving.refleet([simulated("a"), simulated("b")])
+def test_the_hangup_signal_reloads_too(serving: Serving) -> None:
+    serving.refleet([*BASE, simulated("c")])
     serving.process.send_signal(signal.SIGHUP)
-    eventually(lambda: serving.states() == {"a": "ready", "b": "ready"}, 20, "the new variant is ready")
-    assert set(serving.stop()["variants"]) == {"a", "b"}
+    eventually(lambda: serving.states() == {"a": "ready", "b": "ready", "c": "ready"}, 20, "the new one is ready")
 
 
 BAD: list[tuple[str, str]] = [
@@ -78,9 +99,8 @@ BAD: list[tuple[str, str]] = [
 ]
 
 
-def test_a_file_that_cannot_be_taken_changes_nothing(start: Start) -> None:
-    serving = start([simulated("a")]).until_ready()
-    worker = serving.workers()["a"]
+def test_a_file_that_cannot_be_taken_changes_nothing(serving: Serving) -> None:
+    workers = serving.workers()
     for text, complaint in BAD:
         serving.fleet_path.write_text(text.replace("DIR", str(serving.log_dir)))
         answer = reload(serving)
@@ -92,11 +112,10 @@ def test_a_file_that_cannot_be_taken_changes_nothing(start: Start) -> None:
     assert reload(serving).status_code == 422
     serving.process.send_signal(signal.SIGHUP)
     assert serving.client.post("/v1/completions", json={"model": "a", **ASK}).status_code == 200
-    assert serving.workers() == {"a": worker}
+    assert serving.workers() == workers
 
 
-def test_a_changed_variant_that_cannot_start_says_why_and_hurts_nobody(start: Start) -> None:
-    serving = start([simulated("a"), simulated("b")]).until_ready()
+def test_a_changed_variant_that_cannot_start_says_why_and_hurts_nobody(serving: Serving) -> None:
     with loaded(serving, {"model": "b", **ASK}, clients=2, pause_s=0) as statuses:
         serving.refleet([simulated("a", "--no-such-flag"), simulated("b")])
         assert reload(serving).status_code == 202
@@ -109,8 +128,7 @@ def test_a_changed_variant_that_cannot_start_says_why_and_hurts_nobody(start: St
 
 
 @pytest.mark.parametrize("order", ["stop", "sleep"])
-def test_a_variant_that_was_stopped_or_sent_to_sleep_stays_so_when_it_changes(start: Start, order: str) -> None:
-    serving = start([simulated("a"), simulated("b")]).until_ready()
+def test_a_variant_that_was_stopped_or_sent_to_sleep_stays_so_when_it_changes(serving: Serving, order: str) -> None:
     rest = {"stop": "stopped", "sleep": "asleep"}[order]
     serving.order("a", order)
     eventually(lambda: serving.states()["a"] == rest, 10, "it rests")
