@@ -2,9 +2,10 @@
 
     python benchmarks/gateway_overhead.py [--vllm-router FILE] [--litellm FILE] [--repeats 5] [--render-only]
 
-One simulated engine; every arm forwards to it over TCP, and one client drives the arms in turn, in every repetition all
-of them. The proxy has a core of its own; client and engine share another. The two options name the executables of
-peers, which are left out without them.
+Every arm forwards to a simulated engine, and one client drives the arms in turn, in every repetition all of them. The
+gateway is measured as it speaks to its own workers, over a Unix socket, and over TCP as it speaks to remote servers and
+as the others must. The proxy has a core of its own; client and engine share another. The two options name the
+executables of peers, which are left out without them.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from server.pool import Address
 ROOT = Path(__file__).resolve().parents[1]
 STEM = Path(__file__).with_name("gateway_overhead_cpu_202611")
 ENGINE_PORT, PROXY_PORT = 8765, 8766
+SOCKET = "engine.sock"
 UPSTREAM = f"http://127.0.0.1:{ENGINE_PORT}"
 CLIENT_CORE, PROXY_CORE = 0, 1
+OURS = "prunebench"
 ITL_MS = 10
 KEY = "sk-benchmark"
 SERVE = (
@@ -66,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.render_only:
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(list(arms(Path(folder), options.vllm_router, options.litellm)), options.repeats)
+            ways = list(arms(Path(folder), options.vllm_router, options.litellm))
+            rows = measure(ways, options.repeats, Path(folder))
         provenance = collect_provenance().model_dump(mode="json")
         write_raw(STEM, {"repeats": options.repeats, "rows": rows, "provenance": provenance})
     draw_page(STEM, render)
@@ -76,9 +80,10 @@ def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterat
     """Writes the files that they are configured with."""
     python = sys.executable
     yield Arm("direct")
-    fleet = folder / "fleet.json"
-    fleet.write_text(json.dumps(_fleet(folder)))
-    yield Arm("prunebench", (python, "-c", SERVE, str(fleet)))
+    for name, url in ((OURS, f"unix:{folder / SOCKET}"), (f"{OURS} over TCP", UPSTREAM)):
+        fleet = folder / f"{name}.json"
+        fleet.write_text(json.dumps({"variants": [{"name": "m", "url": url}]}))
+        yield Arm(name, (python, "-c", SERVE, str(fleet)))
     for name in ("starlette-aiohttp", "fastapi-httpx"):
         yield Arm(name, (python, "-m", "benchmarks.peer_proxies", name, str(PROXY_PORT), UPSTREAM))
     if vllm_router is not None:
@@ -90,16 +95,16 @@ def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterat
         yield Arm("litellm", (str(litellm), "--config", str(config), "--port", str(PROXY_PORT), "--num_workers", "1"))
 
 
-def _fleet(folder: Path) -> dict[str, Any]:
-    return {"variants": [{"name": "m", "url": UPSTREAM}]}
-
-
-def measure(arms: list[Arm], repeats: int) -> list[dict[str, Any]]:
+def measure(arms: list[Arm], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """In every repetition each arm once, in turn; a proxy starts anew each time."""
     os.sched_setaffinity(0, {CLIENT_CORE})
-    engine = (*("-m", "server.simulator", "--port", str(ENGINE_PORT)), "--served-model-name", "m", "--ttft-ms", "1")
+    timing = ("--ttft-ms", "1", "--itl-ms", str(ITL_MS))
+    engine = (sys.executable, "-m", "server.simulator", "--served-model-name", "m", *timing)
     rows = []
-    with running((sys.executable, *engine, "--itl-ms", str(ITL_MS)), CLIENT_CORE):
+    with (
+        running((*engine, "--port", str(ENGINE_PORT)), CLIENT_CORE),
+        running((*engine, "--uds", str(folder / SOCKET)), CLIENT_CORE),
+    ):
         for repeat in range(repeats):
             for arm in arms:
                 row = {"arm": arm.name, "repeat": repeat, **asdict(measured(arm))}
@@ -161,7 +166,7 @@ def column(rows: list[dict[str, Any]], arm: str, name: str) -> list[float]:
 
 def reached(rows: list[dict[str, Any]]) -> dict[str, bool]:
     """Per target, whether the gateway's median reaches it."""
-    found = {name: statistics.median(column(rows, "prunebench", name)) for name in TARGETS}
+    found = {name: statistics.median(column(rows, OURS, name)) for name in TARGETS}
     return {
         name: found[name] >= limit if name == "tokens_per_s" else found[name] <= limit
         for name, limit in TARGETS.items()
@@ -191,8 +196,9 @@ def render(raw: dict[str, Any]) -> str:
         "repetitions; differences and shares are taken within a repetition. Load: 64 streams of 500 tokens, one every "
         f"{ITL_MS} ms and one write each, arrivals spread evenly. A request is one with one token, 8 clients at a "
         "time. Processor time is that of the proxy's processes, user and system; per token it is what the streams took "
-        "above their requests. Every arm forwards over loopback TCP; prunebench and LiteLLM check a key, prunebench "
-        "keeps its histograms. The proxy has one core, client and simulated engine share another.",
+        "above their requests. prunebench reaches the engine as its own workers, over a Unix socket, all others over "
+        "loopback TCP; prunebench and LiteLLM check a key, prunebench keeps its histograms. The proxy has one core, "
+        "client and simulated engine share another.",
         "",
         f"Made with {made_with(raw['provenance'], ('uvicorn', 'fastapi'))}.",
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from artifacts.errors import ServingError
 from artifacts.fleet import VariantEntry
 from artifacts.units import format_seconds
-from server.checkpoint import Checkpoint, checked, local_folder
+from server.checkpoint import Checkpoint, checked, local_folder, require_plugin
 from server.engines import EngineCommand, EngineJob, engine_command
 from server.liveness import until_silent
 from server.pool import UpstreamPool
@@ -133,7 +133,11 @@ class Berth:
 async def checkpoint_of(entry: VariantEntry) -> Checkpoint | None:
     """None for what is not a local folder. Raises CheckpointError, ConfigError."""
     folder = local_folder(entry.model) if entry.model is not None else None
-    return None if folder is None else await asyncio.to_thread(checked, folder)
+    if folder is None:
+        return None
+    if entry.engine == "vllm":
+        require_plugin(folder)
+    return await asyncio.to_thread(checked, folder)
 
 
 async def _first_of(first: Awaitable[str], second: Awaitable[str]) -> str:

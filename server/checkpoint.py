@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from artifacts.errors import CheckpointError, ConfigError
 from artifacts.files import sha256_of_folder
 from artifacts.variant import VariantManifest, is_variant, load_variant, verify_checksums
+
+# vLLM loads what this entry point group names; without ours it does not know layers that differ.
+PLUGINS = "vllm.general_plugins"
+OWN_MODEL_TYPE = "prunebench"
 
 _DTYPE_BYTES = {"auto": None, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -44,6 +49,17 @@ def checked(folder: Path) -> Checkpoint:
         return Checkpoint(manifest, manifest.fingerprint)
     weights_bytes(folder, "auto")
     return Checkpoint(None, sha256_of_folder(folder)[:12])
+
+
+def require_plugin(folder: Path) -> None:
+    """Raises ConfigError for a checkpoint whose layers differ where vLLM would not know how to load it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != OWN_MODEL_TYPE or any(p.name == OWN_MODEL_TYPE for p in entry_points(group=PLUGINS)):
+        return
+    raise ConfigError(
+        f"{folder} has layers that differ, and vLLM finds no plug-in for them. Install prunebench in the environment "
+        "that vLLM runs in (pip install -e . in a source tree)."
+    )
 
 
 def weights_bytes(folder: Path, dtype: str) -> int:

@@ -8,9 +8,13 @@ paused; when the client goes away, the upstream is aborted in the same callback.
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from server.connection import bound_buffer
 
 EXTENSION = "prunebench.client"
 
@@ -45,6 +49,10 @@ class ClientSide(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.upstream: Upstream | None = None
         self.gone = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        bound_buffer(transport, socket.SO_SNDBUF)
 
     def on_headers_complete(self) -> None:
         """The cycle is made here and its task runs later: pipelined requests have theirs before the first has ended."""

@@ -9,6 +9,7 @@ filling this process's memory.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +17,8 @@ from typing import Any, cast
 from httptools import HttpParserError, HttpResponseParser
 
 HIGH_WATER_BYTES = 256 * 1024
+# Of a socket in the kernel, which would let it grow to megabytes for everybody who does not read.
+SOCKET_BUFFER_BYTES = 128 * 1024
 
 # Takes what one read brought of the body, and whether that was the last of it.
 Sink = Callable[[bytes, bool], None]
@@ -34,6 +37,13 @@ class ResponseHead:
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
+
+
+def bound_buffer(transport: asyncio.BaseTransport, option: int) -> None:
+    """Sets the kernel's buffer of the transport's socket in one direction: SO_RCVBUF or SO_SNDBUF."""
+    own = transport.get_extra_info("socket")
+    if own is not None:
+        own.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -119,6 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        bound_buffer(transport, socket.SO_RCVBUF)
 
     def data_received(self, data: bytes) -> None:
         self.answered = True

@@ -1,8 +1,4 @@
-"""A real vLLM process for tests: started, asked for greedy tokens and its cache, ended.
-
-Where this distribution is not installed, vLLM would not find its plug-in; the process then sees the entry points of
-`pyproject.toml` through a metadata folder on its path.
-"""
+"""A real vLLM process for tests: started, asked for greedy tokens and its cache, ended."""
 
 from __future__ import annotations
 
@@ -16,18 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.plugin_path import plugin_path
+
 ROOT = Path(__file__).resolve().parents[1]
-PLUGINS = "vllm.general_plugins"
 START_TIMEOUT_S = 300
 CACHE_GIB = 1
 _CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
@@ -78,19 +73,6 @@ def engine(model: Path, *flags: str) -> Iterator[Path]:
             yield sock
         finally:
             end_group(process)
-
-
-def plugin_path(folder: Path) -> dict[str, str]:
-    """Environment under which a child finds our plug-in; empty where the distribution is installed."""
-    if any(entry.name == "prunebench" for entry in entry_points(group=PLUGINS)):
-        return {}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = folder / f"prunebench-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: prunebench\nVersion: {project['version']}\n")
-    lines = [f"{name} = {target}" for name, target in project["entry-points"][PLUGINS].items()]
-    (metadata / "entry_points.txt").write_text("\n".join([f"[{PLUGINS}]", *lines, ""]))
-    return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], sock: Path, log: Path) -> None:

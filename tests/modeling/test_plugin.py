@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from modeling import plugin
 from modeling.pruned_config import ARCHITECTURE, MODEL_TYPE, PrunedConfig
-from tests.engine_process import PLUGINS, plugin_path
+from tests.plugin_path import PLUGINS, plugin_path
 
 ROOT = Path(__file__).parents[2]
 

@@ -33,21 +33,22 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="session")
-def engine_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two checkpoints that vLLM can serve on a CPU: the demo model, and a variant with a quarter of its width gone."""
-    pruned = tmp_path_factory.mktemp("variants") / "pruned"
-    command = [sys.executable, "-m", "prunebench", "compress", str(DENSE), "--out", str(pruned)]
-    options = ["--method", "magnitude", "--ratio", "0.25", "--units", "ffn,kv", "--multiple-of", "16"]
-    subprocess.run([*command, *options], check=True, cwd=ROOT)
-    return DENSE, pruned
+def engine_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What vLLM serves on a CPU: the demo model, and variants with a quarter of its width gone, evenly and unevenly."""
+    folder = tmp_path_factory.mktemp("variants")
+    for name, allocation in (("pruned", "uniform"), ("uneven", "depth_increasing")):
+        command = [sys.executable, "-m", "prunebench", "compress", str(DENSE), "--out", str(folder / name)]
+        options = ["--method", "magnitude", "--ratio", "0.25", "--units", "ffn,kv", "--multiple-of", "16"]
+        subprocess.run([*command, *options, "--allocation", allocation], check=True, cwd=ROOT)
+    return {"dense": DENSE, "pruned": folder / "pruned", "uneven": folder / "uneven"}
 
 
 @pytest.fixture(scope="session")
-def engine_pair(tmp_path_factory: pytest.TempPathFactory, engine_models: tuple[Path, Path]) -> Iterator[Serving]:
-    """The same endpoint over two real vLLM engines."""
+def engines(tmp_path_factory: pytest.TempPathFactory, engine_models: dict[str, Path]) -> Iterator[Serving]:
+    """One endpoint over three real vLLM engines: `dense`, `pruned` and `uneven`, whose layers differ."""
+    flags = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     fleet = [
-        {"name": name, "model": str(model.resolve())}
-        for name, model in zip(("dense", "pruned"), engine_models, strict=True)
+        {"name": name, "model": str(model.resolve()), "engine_flags": flags} for name, model in engine_models.items()
     ]
     for start in launcher(tmp_path_factory.mktemp("engines")):
         settings = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 16, "kv_cache_bytes": 128 << 20}
@@ -57,5 +58,5 @@ def engine_pair(tmp_path_factory: pytest.TempPathFactory, engine_models: tuple[P
 @pytest.fixture(params=["sim", pytest.param("vllm", marks=pytest.mark.engine)])
 def endpoint(request: pytest.FixtureRequest) -> Serving:
     """The endpoint under test; one suite for the simulator and for vLLM."""
-    serving: Serving = request.getfixturevalue("pair" if request.param == "sim" else "engine_pair")
+    serving: Serving = request.getfixturevalue("pair" if request.param == "sim" else "engines")
     return serving

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from artifacts.fleet import Fleet
+from tests.plugin_path import plugin_path
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,6 +168,7 @@ Start = Callable[..., Serving]
 def launcher(folder: Path) -> Iterator[Start]:
     """A function that serves fleets; whatever it started is gone when the fixture ends."""
     running: list[Serving] = []
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **plugin_path(folder)}
 
     def start(variants: list[dict[str, Any]], port: int | None = None, **fleet: Any) -> Serving:
         number = len(running)
@@ -181,7 +183,7 @@ def launcher(folder: Path) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=environment,
         )
         running.append(Serving(process, port, logs, path))
         return running[-1]

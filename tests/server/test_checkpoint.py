@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from artifacts.errors import CheckpointError, ConfigError, ServingError
-from server.checkpoint import checked, local_folder, weights_bytes
+from server import checkpoint
+from server.checkpoint import PLUGINS, checked, local_folder, require_plugin, weights_bytes
 from server.memory import OVERHEAD_BYTES, Need, available_memory_bytes, require_fit
 
 
@@ -58,6 +60,25 @@ def test_a_damaged_shard_is_named(folder: Path, damage, says: str, what: str) ->
     broken.write_bytes(damage(broken.read_bytes()))
     with pytest.raises(CheckpointError, match=f"model-2.safetensors is damaged: .*{says}"):
         checked(folder)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "known", "refused"),
+    [("prunebench", False, True), ("prunebench", True, False), ("llama", False, False)],
+    ids=["layers differ and no plug-in", "layers differ", "layers alike"],
+)
+def test_layers_that_differ_need_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, known: bool, refused: bool
+) -> None:
+    """Said before an engine needs half a minute to say that the architecture is unknown."""
+    found = [EntryPoint("prunebench" if known else "other", "a:b", PLUGINS)]
+    monkeypatch.setattr(checkpoint, "entry_points", lambda group: found if group == PLUGINS else [])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if refused:
+        with pytest.raises(ConfigError, match="finds no plug-in for them"):
+            require_plugin(tmp_path)
+    else:
+        require_plugin(tmp_path)
 
 
 def test_a_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ class Wire:
     written: list[bytes] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
 
+    def get_extra_info(self, name: str) -> None:
+        """No socket."""
+
     def write(self, data: bytes) -> None:
         self.written.append(data)
 

@@ -29,39 +29,39 @@ def metric(serving: Serving, name: str, variant: str) -> float:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_the_engine(engine_pair: Serving, stream: bool) -> None:
+def test_a_client_that_goes_away_frees_the_engine(engines: Serving, stream: bool) -> None:
     body = json.dumps({"model": "dense", **LONG, "stream": stream}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    before = metric(engine_pair, "vllm:generation_tokens_total", "dense")
-    with socket.create_connection(("127.0.0.1", engine_pair.port), timeout=30) as client:
+    before = metric(engines, "vllm:generation_tokens_total", "dense")
+    with socket.create_connection(("127.0.0.1", engines.port), timeout=30) as client:
         client.sendall(head.encode() + b"\r\n\r\n" + body)
-        eventually(lambda: metric(engine_pair, "vllm:num_requests_running", "dense") > 0, 30, "the request runs")
-    eventually(lambda: metric(engine_pair, "vllm:num_requests_running", "dense") == 0, 2, "the engine is idle")
-    assert metric(engine_pair, "vllm:generation_tokens_total", "dense") - before < LONG_TOKENS
+        eventually(lambda: metric(engines, "vllm:num_requests_running", "dense") > 0, 30, "the request runs")
+    eventually(lambda: metric(engines, "vllm:num_requests_running", "dense") == 0, 2, "the engine is idle")
+    assert metric(engines, "vllm:generation_tokens_total", "dense") - before < LONG_TOKENS
 
 
-def test_answers_carry_the_checkpoints_fingerprint(engine_pair: Serving) -> None:
-    answer = engine_pair.client.post("/v1/completions", json={"model": "dense", **BODY, "max_tokens": 1})
+def test_answers_carry_the_checkpoints_fingerprint(engines: Serving) -> None:
+    answer = engines.client.post("/v1/completions", json={"model": "dense", **BODY, "max_tokens": 1})
     fingerprint = answer.headers["x-prunebench-fingerprint"]
     assert answer.json()["system_fingerprint"] == fingerprint
-    assert engine_pair.client.get("/v1/models/dense").json()["prunebench"]["fingerprint"] == fingerprint
+    assert engines.client.get("/v1/models/dense").json()["prunebench"]["fingerprint"] == fingerprint
 
 
-def test_engine_metrics_can_show_a_millisecond(engine_pair: Serving) -> None:
-    page = engine_pair.client.get("/metrics").text
+def test_engine_metrics_can_show_a_millisecond(engines: Serving) -> None:
+    page = engines.client.get("/metrics").text
     assert 'vllm:inter_token_latency_seconds_bucket{variant="dense",engine="0",le="0.0005"' in page
 
 
-def test_a_killed_worker_comes_back_and_the_other_loses_nothing(engine_pair: Serving) -> None:
-    first = engine_pair.workers()["pruned"]
-    with loaded(engine_pair, {"model": "dense", **BODY, "max_tokens": 16}, clients=1, pause_s=0.5) as statuses:
-        _kill_mid_stream(engine_pair, first)
-        eventually(lambda: engine_pair.states()["pruned"] == "backoff", 10, "the crash is noticed")
-        eventually(lambda: engine_pair.states()["pruned"] == "ready", 400, "the worker is back")
+def test_a_killed_worker_comes_back_and_the_other_loses_nothing(engines: Serving) -> None:
+    first = engines.workers()["pruned"]
+    with loaded(engines, {"model": "dense", **BODY, "max_tokens": 16}, clients=1, pause_s=0.5) as statuses:
+        _kill_mid_stream(engines, first)
+        eventually(lambda: engines.states()["pruned"] == "backoff", 10, "the crash is noticed")
+        eventually(lambda: engines.states()["pruned"] == "ready", 400, "the worker is back")
     assert set(statuses) == {200}
     assert len(statuses) > 20
-    assert engine_pair.workers()["pruned"] != first
-    again = engine_pair.client.post("/v1/completions", json={"model": "pruned", **BODY, "max_tokens": 2})
+    assert engines.workers()["pruned"] != first
+    again = engines.client.post("/v1/completions", json={"model": "pruned", **BODY, "max_tokens": 2})
     assert again.status_code == 200
 
 
@@ -78,8 +78,8 @@ def _kill_mid_stream(serving: Serving, worker: int) -> None:
     assert b'"code": "worker_lost"' in received
 
 
-def test_a_server_killed_during_the_start_leaves_no_engine(start: Start, engine_models: tuple[Path, Path]) -> None:
-    model = str(engine_models[0].resolve())
+def test_a_server_killed_during_the_start_leaves_no_engine(start: Start, engine_models: dict[str, Path]) -> None:
+    model = str(engine_models["dense"].resolve())
     serving = start([{"name": "orphan-engine", "model": model}], dtype="float32", max_model_len=512)
     engine = eventually(lambda: serving.workers().get("orphan-engine"), 30, "the engine process runs")
     core = eventually(lambda: [pid for pid in children_of(engine) if _is_core(pid)], 200, "its core runs")

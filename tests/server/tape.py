@@ -1,0 +1,106 @@
+"""A wire between a gateway and its worker that keeps every byte that passes, request by request."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from httptools import HttpRequestParser, HttpResponseParser
+
+
+@dataclass
+class Exchange:
+    """A request and its answer as they were on the wire, less their framing."""
+
+    url: bytes = b""
+    asked: bytes = b""
+    status: int = 0
+    answered: bytes = b""
+
+
+class _Half:
+    """Feeds one direction of a connection to a parser and its bodies to the exchange that is under way."""
+
+    def __init__(self, exchanges: list[Exchange], *, requests: bool) -> None:
+        self._exchanges = exchanges
+        self._requests = requests
+        self._parser = self._new_parser()
+
+    def _new_parser(self) -> Any:
+        return HttpRequestParser(self) if self._requests else HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self._exchanges.append(Exchange(url))
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchanges[-1]
+        if self._requests:
+            exchange.asked += body
+        else:
+            exchange.answered += body
+
+    def on_message_complete(self) -> None:
+        if not self._requests:
+            self._exchanges[-1].status = self._parser.get_status_code()
+
+
+class Tape(socketserver.ThreadingUnixStreamServer):
+    """Listens at `path` and hands everything on to the socket at `worker`."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, worker: str) -> None:
+        self.worker = worker
+        self.connections: list[list[Exchange]] = []
+        super().__init__(str(path), _Pump)
+
+    @property
+    def last(self) -> Exchange:
+        """The last exchange under /v1; probes of health are not meant."""
+        found = [each for connection in self.connections for each in connection if each.url.startswith(b"/v1/")]
+        return found[-1]
+
+    def erase(self) -> None:
+        for connection in self.connections:
+            connection.clear()
+
+
+class _Pump(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        server: Tape = self.server  # type: ignore[assignment]
+        exchanges: list[Exchange] = []
+        server.connections.append(exchanges)
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(server.worker)
+            back = threading.Thread(target=_pump, args=(worker, self.request, _Half(exchanges, requests=False)))
+            back.start()
+            _pump(self.request, worker, _Half(exchanges, requests=True))
+            back.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket, half: _Half) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            half.feed(data)
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        source.close()
+
+
+@contextmanager
+def taped(path: Path, worker: str) -> Iterator[Tape]:
+    """A tape that runs while the block does."""
+    with Tape(path, worker) as tape:
+        threading.Thread(target=tape.serve_forever, args=(0.05,), daemon=True).start()
+        yield tape
+        tape.shutdown()
