@@ -8,8 +8,8 @@ signal on the engine alone would not do: it is not inherited by the processes th
 As soon as the engine's first process is gone it says so on its standard output, with the engine's last words; it ends
 later, when the last child is gone and the engine's memory is free. The engine's own output goes to a bounded log.
 
-`main` gets GRACE_S LOG COMMAND...; standard library only, because it runs as `python -I -S`. Exits with the engine's
-code, 127 if the engine cannot be run at all.
+Standard library only, because it starts without looking for anything else. Exits with the engine's code, 127 if the
+engine cannot be run at all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from server.engine_log import EngineLog, RotatingFile
@@ -34,6 +35,13 @@ _STDOUT = 1
 _LAST_WORDS_WITHIN_S = 0.5
 _WRITTEN_WITHIN_S = 2.0
 NOT_RUN = 127
+_ROOT = str(Path(__file__).resolve().parents[1])
+_START = f"import runpy, sys; sys.path.append({_ROOT!r}); runpy.run_module('server.warden', run_name='__main__')"
+
+
+def under_warden(grace_s: float, log_path: Path, command: Sequence[str]) -> tuple[str, ...]:
+    """The command line that runs `command` under a warden: `log_path` gets its output, standard output its end."""
+    return (sys.executable, "-I", "-S", "-c", _START, str(grace_s), str(log_path), *command)
 
 
 def main(grace_s: float, log_path: str, command: list[str]) -> int:

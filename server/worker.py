@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 
 from artifacts.errors import ServingError
@@ -13,12 +12,10 @@ from server.connection import UpstreamLost
 from server.diagnosis import reason_of
 from server.engines import EngineCommand
 from server.pool import UpstreamPool, fetch
+from server.warden import under_warden
 
 GRACE_S = 10.0
 PROBE_EVERY_S = 0.1
-# The warden needs this package and the standard library, and starts without looking for anything else.
-_ROOT = str(Path(__file__).resolve().parents[1])
-_WARDEN = f"import runpy, sys; sys.path.append({_ROOT!r}); runpy.run_module('server.warden', run_name='__main__')"
 
 
 class WorkerProcess:
@@ -68,14 +65,9 @@ class WorkerProcess:
         return reason_of(words.decode("utf-8", "replace"), code)
 
 
-def under_warden(log_path: Path, argv: tuple[str, ...], grace_s: float = GRACE_S) -> tuple[str, ...]:
-    """The command line that runs `argv` under a warden."""
-    return (sys.executable, "-I", "-S", "-c", _WARDEN, str(grace_s), str(log_path), *argv)
-
-
 async def _spawn(command: EngineCommand, log_path: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *under_warden(log_path, command.argv),
+        *under_warden(GRACE_S, log_path, command.argv),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, **command.env},

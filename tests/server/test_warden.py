@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from serving_process import eventually
 
-from server.worker import under_warden
+from server.warden import under_warden
 
 # Writes its own pid and its child's, and waits for the child; the child does not react to SIGTERM.
 PARENT = "trap '{trap}' TERM; (trap '' TERM; sleep 1000 & wait) & echo $$ $! > {pids}; wait; wait"
@@ -30,7 +30,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
 
 
 def _guard(script: str, grace_s: float) -> subprocess.Popen[bytes]:
-    command = under_warden(Path(os.devnull), ("sh", "-c", script), grace_s)
+    command = under_warden(grace_s, Path(os.devnull), ("sh", "-c", script))
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
 
@@ -105,7 +105,7 @@ def test_the_end_is_reported_at_once_and_a_child_that_left_the_group_is_ended_to
 
 
 def test_an_engine_that_cannot_be_run_is_reported_too(tmp_path: Path) -> None:
-    command = under_warden(tmp_path / "log", ("/no/such/engine",), 1)
+    command = under_warden(1, tmp_path / "log", ("/no/such/engine",))
     done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
     assert done.returncode == 127
     assert done.stdout.startswith(b"127 ")
@@ -113,7 +113,7 @@ def test_an_engine_that_cannot_be_run_is_reported_too(tmp_path: Path) -> None:
 
 
 def test_what_an_engine_says_is_in_its_log(tmp_path: Path) -> None:
-    command = under_warden(tmp_path / "log", ("sh", "-c", "echo out; echo err >&2"), 1)
+    command = under_warden(1, tmp_path / "log", ("sh", "-c", "echo out; echo err >&2"))
     done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
     assert done.stdout == b"0 8\nout\nerr\n"
     assert (tmp_path / "log").read_text() == "out\nerr\n"
