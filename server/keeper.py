@@ -115,6 +115,9 @@ class Keeper:
         """Whoever waits is refused; whoever is inside gets the end of an answer that was broken off."""
         life = self._life
         self.variant.gate.dismiss(lambda: faults.not_ready(self.name, life.state, life.reason))
+        self._cut_exchanges()
+
+    def _cut_exchanges(self) -> None:
         for replica in self.variant.replicas:
             replica.pool.cut()
 
@@ -224,10 +227,9 @@ class Keeper:
             async with asyncio.timeout(self._shop.fleet.timeouts.drain_s):
                 await self.variant.gate.emptied()
         except TimeoutError:
-            for replica in self.variant.replicas:
-                replica.pool.cut()
             if self._life.state == "draining":
                 self.cut_off()
+            self._cut_exchanges()
 
     @property
     def _sleeps_by_itself(self) -> bool:

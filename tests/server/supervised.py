@@ -31,6 +31,8 @@ class Engine:
         return await asyncio.shield(self.died)
 
     async def stop(self) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
         self.stopped = True
 
     def kill(self) -> None:
@@ -50,6 +52,7 @@ class World:
     most_starting: int = 0
 
     async def start_engine(self, command: EngineCommand, log_path: Path) -> Engine:
+        assert not [e for e in self.engines if e.name == log_path.stem and not e.stopped], "one at a time"
         engine = Engine(log_path.stem, asyncio.get_running_loop().create_future())
         self.engines.append(engine)
         starting = [v.name for v in self.registry if v.lifecycle.state == "starting"]
@@ -76,12 +79,15 @@ def supervising(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
     """`run(use, names)` supervises simulators of these names, without delays, while `use` runs; then stops them all."""
     monkeypatch.setattr(lifecycle, "FIRST_DELAY_S", 0.001)
 
-    def supervise(use: Callable[[World], Awaitable[None]], *names: str, **fleet: Any) -> World:
+    def supervise(
+        use: Callable[[World], Awaitable[None]], *names: str, source: Path | None = None, **fleet: Any
+    ) -> World:
         async def main() -> World:
             entries = [{"name": name, "engine": "sim"} for name in names]
             registry = Registry(Fleet.parse({"variants": entries, **fleet}, "the test's fleet"), str(tmp_path))
             said: list[str] = []
-            world = World(registry, Supervisor(registry, Machine(None, "cpu"), tmp_path, said.append), said=said)
+            supervisor = Supervisor(registry, Machine(None, "cpu"), tmp_path, said.append, source)
+            world = World(registry, supervisor, said=said)
             monkeypatch.setattr(berth.WorkerProcess, "start", world.start_engine)
             monkeypatch.setattr(berth, "until_ready", world.until_ready)
             try:

@@ -38,33 +38,44 @@ def serving(running: Serving) -> Serving:
     return running.until_ready()
 
 
+def inside(serving: Serving, name: str) -> int:
+    return int(serving.client.get(f"/variants/{name}").json()["in_flight"])
+
+
 def test_variants_come_go_and_change_while_the_others_serve_on(serving: Serving) -> None:
-    serving.refleet([simulated("stays"), simulated("goes", "--itl-ms", "10"), simulated("changes")])
+    slow = [simulated(name, "--itl-ms", "10") for name in ("goes", "changes")]
+    serving.refleet([simulated("stays"), *slow])
     reload(serving)
     eventually(lambda: set(serving.states()) == {"stays", "goes", "changes"}, 20, "all others are gone")
     serving.until_ready()
     stays, changes = serving.workers()["stays"], serving.workers()["changes"]
-    body = {"model": "goes", "prompt": "x", "max_tokens": 60}
-    last: list[httpx.Response] = []
-    caller = threading.Thread(target=lambda: last.append(httpx.post(f"{serving.url}/v1/completions", json=body)))
-    with (
-        loaded(serving, {"model": "stays", **ASK}, clients=4, pause_s=0) as untouched,
-        loaded(serving, {"model": "changes", **ASK}, clients=2, pause_s=0) as renewed,
-    ):
-        caller.start()
-        eventually(lambda: serving.client.get("/variants/goes").json()["in_flight"] == 1, 10, "one is inside")
+    last: list[int] = []
+
+    def long_request(name: str) -> None:
+        body = {"model": name, "prompt": "x", "max_tokens": 60}
+        last.append(httpx.post(f"{serving.url}/v1/completions", json=body).status_code)
+
+    callers = [threading.Thread(target=long_request, args=(name,)) for name in ("goes", "changes")]
+    with loaded(serving, {"model": "stays", **ASK}, clients=4, pause_s=0) as untouched:
+        for caller in callers:
+            caller.start()
+        eventually(lambda: inside(serving, "goes") == inside(serving, "changes") == 1, 10, "both are inside")
         serving.refleet([simulated("stays"), simulated("changes", "--itl-ms", "2"), simulated("comes")])
         answer = reload(serving)
+        states = serving.states()
         assert (answer.status_code, answer.json()) == (
             202,
             {"added": ["comes"], "changed": ["changes"], "removed": ["goes"], "unaffected": ["stays"]},
         )
+        assert (states["goes"], states["changes"]) == ("draining", "dozing")
+        waited = httpx.post(f"{serving.url}/v1/completions", json={"model": "changes", **ASK}, timeout=30)
         eventually(lambda: set(serving.states()) == {"stays", "changes", "comes"}, 20, "the removed one is gone")
-        eventually(lambda: set(serving.states().values()) == {"ready"}, 20, "all are there")
-        caller.join(20)
+        serving.until_ready()
+        for caller in callers:
+            caller.join(20)
     assert set(untouched) == {200} and len(untouched) > 20
-    assert set(renewed) == {200}
-    assert last[0].status_code == 200
+    assert last == [200, 200]
+    assert waited.status_code == 200
     assert serving.workers()["stays"] == stays
     assert serving.workers()["changes"] != changes
     assert serving.client.post("/v1/completions", json={"model": "comes", **ASK}).status_code == 200

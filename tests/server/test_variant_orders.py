@@ -43,6 +43,16 @@ def streaming(serving: Serving, model: str, tokens: int) -> Iterator[list[bytes]
     reader.join(60)
 
 
+@contextmanager
+def asking(serving: Serving, model: str) -> Iterator[list[httpx.Response]]:
+    """A request that runs while the block does; at its end the list has the answer."""
+    got: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: got.append(ask(serving, model)))
+    caller.start()
+    yield got
+    caller.join(60)
+
+
 def status(serving: Serving, name: str) -> dict[str, Any]:
     return dict(serving.client.get(f"/variants/{name}").json())
 
@@ -95,18 +105,20 @@ def test_drain_finishes_what_is_inside_and_refuses_the_rest(serving: Serving) ->
 
 
 def test_a_drain_ends_at_its_deadline_with_an_error_event_and_so_does_the_servers(start: Start) -> None:
-    slow = [simulated(name, "--itl-ms", "1000") for name in ("a", "b")]
+    slow = [{**simulated(name, "--itl-ms", "1000"), "max_in_flight": 1} for name in ("a", "b")]
     serving = start(slow, timeouts={"drain_s": 0.3}).until_ready()
     began_s = time.monotonic()
-    with streaming(serving, "a", 1000) as by_order:
+    with streaming(serving, "a", 1000) as by_order, asking(serving, "a") as behind:
+        eventually(lambda: status(serving, "a")["waiting"] == 1, 10, "the second waits for its turn")
         serving.order("a", "drain")
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in behind] == [(503, "model_not_ready")]
     assert 0.3 <= time.monotonic() - began_s < 10
     with streaming(serving, "b", 1000) as by_signal:
         summary = serving.stop(within_s=15)
     for got in (by_order, by_signal):
         assert b"worker_lost" in b"".join(got)
         assert got[-1] == b"cut"
-    assert [variant["failures"] for variant in summary["variants"].values()] == [1, 1]
+    assert [variant["failures"] for variant in summary["variants"].values()] == [2, 1]
 
 
 def test_whoever_asks_a_sleeping_variant_waits_while_it_wakes(serving: Serving) -> None:
