@@ -77,6 +77,11 @@ class UpstreamPool:
         else:
             connection.abort()
 
+    @property
+    def busy(self) -> int:
+        """Connections with an exchange under way."""
+        return len(self._busy)
+
     def drop(self, connection: UpstreamConnection) -> None:
         self._busy.discard(connection)
         connection.abort()

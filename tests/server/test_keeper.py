@@ -136,6 +136,7 @@ def test_a_worker_that_sleeps_in_place_is_the_same_when_it_wakes(run: Run, monke
     async def use(world: World) -> None:
         await put_to_sleep(world)
         assert living(world) == ["a"]
+        monkeypatch.setattr(berth, "checkpoint_of", lambda entry: pytest.fail("it has it loaded already"))
         world.supervisor.order("a", "wake")
         await world.until(lambda: world.states()["a"] == "ready")
         assert len(world.engines) == 1

@@ -99,3 +99,27 @@ def test_a_server_that_ends_while_a_variant_leaves_ends_that_one_too(run: Run, t
         await world.supervisor.reload()
 
     assert all(engine.stopped for engine in run(use, "a", "b", source=tmp_path / "fleet.json").engines)
+
+
+def test_more_room_counts_at_once(run: Run, tmp_path: Path) -> None:
+    async def use(world: World) -> None:
+        await world.supervisor.start_all()
+        limits = {"max_queued": 5, "max_in_flight_per_variant": 2}
+        write(tmp_path / "fleet.json", {"name": "a"}, {"name": "b", "max_in_flight": 3}, limits=limits)
+        await world.supervisor.reload()
+        gates = [variant.gate for variant in world.registry]
+        assert [(gate.capacity, gate.max_queued) for gate in gates] == [(2, 5), (3, 5)]
+
+    run(use, "a", "b", source=tmp_path / "fleet.json")
+
+
+def test_a_changed_variant_is_reached_where_the_new_file_says(run: Run, tmp_path: Path) -> None:
+    async def use(world: World) -> None:
+        await world.supervisor.start_all()
+        write(tmp_path / "fleet.json", {"name": "a", "url": ["http://far:1", "http://far:2"]})
+        assert (await world.supervisor.reload()).names["changed"] == ["a"]
+        await world.until(lambda: world.registry.all_ready and world.engines[0].stopped)
+        (variant,) = world.registry
+        assert [replica.pool.address.authority for replica in variant.replicas] == ["far:1", "far:2"]
+
+    run(use, "a", source=tmp_path / "fleet.json")

@@ -64,6 +64,7 @@ TABLE: list[tuple[int, list[Standing], list[Action], str]] = [
         [sleep("b"), sleep("a")],
         "as many as are wanted",
     ),
+    (2, [v("a", "dozing"), v("b", "ready"), v("c", "asleep", waits=9)], [], "one that leaves is enough for one"),
     (2, [v("a", "ready"), v("b", "asleep", waits=9), v("c", "asleep", waits=8)], [wake("c"), sleep("a")], "both"),
     (1, [v("a", "ready", 2), v("b", "ready", 1)], [sleep("b")], "fewer may be awake since a reload"),
 ]
