@@ -15,6 +15,7 @@ from artifacts.errors import ServingError
 from artifacts.fleet import Fleet, VariantEntry
 from server import berth, memory, sleeping
 from server.engines import Machine
+from server.keeper import Keeper
 from server.memory import OVERHEAD_BYTES
 from server.orders import ORDERS
 from server.registry import Registry
@@ -196,6 +197,33 @@ def test_an_error_that_nobody_expects_is_not_lost(run: Run, monkeypatch: pytest.
 
 async def _broken(entry: VariantEntry) -> None:
     raise ZeroDivisionError
+
+
+def test_the_next_errand_begins_when_the_last_has_tidied_up(tmp_path: Path) -> None:
+    happened: list[str] = []
+
+    async def slow_to_tidy() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            happened.append("tidied up")
+
+    async def note(what: str) -> None:
+        happened.append(what)
+
+    async def main() -> None:
+        registry = Registry(Fleet.parse({"variants": [{"name": "a", "engine": "sim"}]}, "the test's fleet"), "/run")
+        shop = Workshop(registry, Machine(None, "cpu"), tmp_path, str, asyncio.Future(), lambda: None)
+        keeper = Keeper(next(iter(registry)), shop)
+        keeper._turn_to(slow_to_tidy)
+        await asyncio.sleep(0)
+        keeper._turn_to(lambda: note("called off before it began"))
+        await asyncio.wait([keeper._turn_to(lambda: note("begun"))])
+
+    asyncio.run(main())
+    assert happened == ["tidied up", "begun"]
 
 
 @pytest.mark.parametrize("layout", ["resident", "swap"])
