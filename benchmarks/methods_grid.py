@@ -216,7 +216,7 @@ def render(raw: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def excess(raw: dict[str, Any], model: str, arm: Arm, ratio: float) -> list[float]:
+def excess(raw: dict[str, Any], arm: Arm, *, model: str, ratio: float) -> list[float]:
     """Nats above dense, one per seed measured."""
     own = _own(raw, model, arm, ratio)
     return [row["loss_nats"] - raw["dense"][model]["loss_nats"] for row in own]
@@ -231,8 +231,8 @@ def arms(raw: dict[str, Any], model: str) -> list[Arm]:
 
 def verdict(raw: dict[str, Any], model: str, ratio: float) -> str:
     """Where the flagship stands in a column, and who is worse than random units that were treated alike."""
-    own = excess(raw, model, FLAGSHIP, ratio)
-    column = {arm: median(nats) for arm in arms(raw, model) if (nats := excess(raw, model, arm, ratio))}
+    own = excess(raw, FLAGSHIP, model=model, ratio=ratio)
+    column = {arm: median(nats) for arm in arms(raw, model) if (nats := excess(raw, arm, model=model, ratio=ratio))}
     worse = [" ".join(arm) for arm in column if column[arm] > column.get(("random", *arm[1:]), float("inf"))]
     if not own:
         return f"* {ratio:.1%}: the flagship was not measured."

@@ -48,3 +48,24 @@ def test_every_cell_kept_its_budget(raw: dict[str, Any]) -> None:
         if row["cell"]["method"] in WIDTH_METHODS:
             over = row["params_blocks_ratio"] - row["cell"]["ratio"]
             assert -1e-9 <= over < 0.005, row["cell"]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("model", ["stories260K", "demo"])
+def test_the_flagship_is_best_or_level_with_the_best(
+    script: dict[str, Any], raw: dict[str, Any], model: str, ratio: float
+) -> None:
+    """Level: its best seed is not worse than any other arm that was measured."""
+    own = script["excess"](raw, script["FLAGSHIP"], model=model, ratio=ratio)
+    arms = [arm for arm in script["arms"](raw, model) if arm != script["FLAGSHIP"]]
+    others = [nats for arm in arms for nats in script["excess"](raw, arm, model=model, ratio=ratio)]
+    assert len(own) == 3 and len(others) >= 20
+    assert min(own) <= min(others)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_search_finds_what_uniform_widths_miss(script: dict[str, Any], raw: dict[str, Any], ratio: float) -> None:
+    """On the demo, whose four KV groups a layer are dear: at most a third of the same method's loss."""
+    searched = script["excess"](raw, script["FLAGSHIP"], model="demo", ratio=ratio)
+    (uniform,) = script["excess"](raw, ("obs", "ridge", "uniform"), model="demo", ratio=ratio)
+    assert max(searched) < uniform / 3
