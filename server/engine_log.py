@@ -14,6 +14,7 @@ import itertools
 import os
 import threading
 from pathlib import Path
+from typing import IO
 
 FILE_BYTES = 16 << 20
 FILES = 3
@@ -67,9 +68,9 @@ class RotatingFile:
 
 
 class EngineLog:
-    """What comes out of `source`, a pipe's descriptor, goes to `file`."""
+    """What comes out of `source`, a pipe, goes to `file`."""
 
-    def __init__(self, source: int, file: RotatingFile) -> None:
+    def __init__(self, source: IO[bytes], file: RotatingFile) -> None:
         self._source = source
         self._file = file
         self._tail = bytearray()
@@ -88,14 +89,15 @@ class EngineLog:
             return bytes(self._tail[-TAIL_BYTES:])
 
     def close(self, within_s: float) -> None:
-        """Waits so long at most for what has yet to be written."""
+        """Waits so long at most for the pipe's end, and as long for what has yet to be written."""
+        self._reader.join(within_s)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
         self._writer.join(within_s)
 
     def _read(self) -> None:
-        while piece := os.read(self._source, PIECE_BYTES):
+        while piece := os.read(self._source.fileno(), PIECE_BYTES):
             with self._changed:
                 keep_newest(self._tail, piece, TAIL_BYTES)
                 keep_newest(self._pending, piece, PENDING_BYTES)

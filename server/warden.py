@@ -55,7 +55,7 @@ def main(grace_s: float, log_path: str, command: list[str]) -> int:
         _say(NOT_RUN, str(error).encode())
         return NOT_RUN
     assert engine.stdout is not None
-    log = EngineLog(engine.stdout.fileno(), RotatingFile(log_path))
+    log = EngineLog(engine.stdout, RotatingFile(log_path))
     _wait(engine.pid, told, grace_s)
     code = _end_group(engine.pid, log)
     log.close(_WRITTEN_WITHIN_S)

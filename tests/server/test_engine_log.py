@@ -85,7 +85,8 @@ def test_an_engine_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine_log, "PENDING_BYTES", 64 << 10)
     source, engine = os.pipe()
     file = StuckFile()
-    log = EngineLog(source, file)
+    pipe = os.fdopen(source, "rb")
+    log = EngineLog(pipe, file)
     flood = LINE * 40_000
     sent = 0
     began_s = time.monotonic()
@@ -101,7 +102,7 @@ def test_an_engine_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.Monke
     log.close(within_s=10)
     assert file.written.endswith(b"RuntimeError: the reason\n")
     assert len(file.written) < 2 * (64 << 10) + engine_log.PIECE_BYTES
-    os.close(source)
+    pipe.close()
 
 
 def size_of(path: Path) -> int:

@@ -104,16 +104,27 @@ def test_the_end_is_reported_at_once_and_a_child_that_left_the_group_is_ended_to
     assert _gone([engine, stray])
 
 
+def _to_the_end(log: Path, *command: str) -> tuple[int, bytes]:
+    """Exit code and output of a warden whose standard input stays open until its engine has ended."""
+    with subprocess.Popen(under_warden(1, log, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        return process.wait(timeout=30), said
+
+
 def test_an_engine_that_cannot_be_run_is_reported_too(tmp_path: Path) -> None:
-    command = under_warden(1, tmp_path / "log", ("/no/such/engine",))
-    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
-    assert done.returncode == 127
-    assert done.stdout.startswith(b"127 ")
-    assert b"/no/such/engine" in done.stdout
+    code, said = _to_the_end(tmp_path / "log", "/no/such/engine")
+    assert code == 127
+    assert said.startswith(b"127 ")
+    assert b"/no/such/engine" in said
 
 
 def test_what_an_engine_says_is_in_its_log(tmp_path: Path) -> None:
-    command = under_warden(1, tmp_path / "log", ("sh", "-c", "echo out; echo err >&2"))
-    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=10, check=False)
-    assert done.stdout == b"0 8\nout\nerr\n"
+    assert _to_the_end(tmp_path / "log", "sh", "-c", "echo out; echo err >&2") == (0, b"0 8\nout\nerr\n")
     assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+def test_the_last_line_before_the_end_is_in_the_log_too(tmp_path: Path) -> None:
+    code, _ = _to_the_end(tmp_path / "log", "seq", "300000")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert (code, len(lines), lines[-1]) == (0, 300_000, "300000")
