@@ -48,10 +48,14 @@ def disk_error(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str, mode: int | None = None) -> None:
+    """`mode` holds from before the first byte; without it the file gets the process's usual one."""
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if mode is not None:
+            partial.touch()
+            partial.chmod(mode)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:

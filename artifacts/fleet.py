@@ -65,7 +65,7 @@ class Fleet(Document):
     swap: Swap = Swap()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
-    keys_file: str | None = Field(default=None, description="hashes of the API keys that may ask; default: nobody asks")
+    keys_file: str | None = Field(default=None, description="hashes of API keys; default: none is needed")
     access_log: str | None = Field(default=None, description="file that gets one JSON line per request")
     state_dir: str | None = Field(default=None, description="sockets and logs; default: a temporary folder")
 

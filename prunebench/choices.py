@@ -80,6 +80,13 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+class KeyRole(StrEnum):
+    """What an API key opens; a test compares these with the key file's."""
+
+    ask = "ask"
+    control = "control"
+
+
 class EngineType(StrEnum):
     """What an engine may compute in."""
 

@@ -1,4 +1,4 @@
-"""The `prunebench` command: seven verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: eight verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench.choices import Arrivals, EngineType, Folder, parse_widths
+from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, parse_widths
 from prunebench.making import compress, recover
 
 app = typer.Typer(
@@ -126,6 +126,25 @@ def serve(
     fleet = Fleet.load(sources[0]) if is_file else fleet_of_folders(sources)
     source = sources[0] if is_file else None
     print_result(run_serve(fleet, host, port, note, source).model_dump())
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    file: Annotated[Path, typer.Option(help="The fleet's keys_file; it gets the key's hash and is made if missing.")],
+    role: Annotated[KeyRole, typer.Option(help="May it only ask, or steer the server as well?")] = KeyRole.ask,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Default: no limit.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Requests at once. Default: those of a minute.")] = None,
+) -> None:
+    """Make an API key and print it, this once. A server that runs takes it up within a second.
+
+    Example: prunebench key alice --requests-per-minute 600 --file keys.json
+    """
+    from artifacts.keys import add_key
+    from prunebench.console import print_result
+
+    made = add_key(file, name, role.value, requests_per_minute, burst)
+    print_result({"name": name, "role": role.value, "file": str(file), "key": made})
 
 
 @app.command()

@@ -12,8 +12,10 @@ import asyncio
 import socket
 from typing import Any, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from artifacts.errors import ServingError
+from server.client_reading import ClientReading
 from server.connection import bound_buffer
 
 EXTENSION = "prunebench.client"
@@ -35,6 +37,14 @@ class Client(Protocol):
     @property
     def gone(self) -> bool: ...
 
+    @property
+    def paused(self) -> bool: ...
+
+    @property
+    def refusal(self) -> ServingError | None: ...
+
+    def cut_if_paused(self) -> None: ...
+
     def attach(self, upstream: Upstream) -> None: ...
 
     def detach(self) -> None: ...
@@ -42,7 +52,7 @@ class Client(Protocol):
     def write_body(self, body: bytes, last: bool) -> None: ...
 
 
-class ClientSide(HttpToolsProtocol):
+class ClientSide(ClientReading):
     """One client connection, whose requests are answered one after the other."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -89,6 +99,21 @@ class ClientRequest:
     @property
     def gone(self) -> bool:
         return self._connection.gone
+
+    @property
+    def paused(self) -> bool:
+        """Whether it takes nothing at the moment."""
+        return self._connection.flow.write_paused
+
+    @property
+    def refusal(self) -> ServingError | None:
+        """What the connection was ended with, if it was not the client that ended it."""
+        return self._connection.refusal
+
+    def cut_if_paused(self) -> None:
+        """What waits for a client that takes nothing would wait for ever."""
+        if self.paused:
+            self._transport.abort()
 
     def attach(self, upstream: Upstream) -> None:
         """From now on `upstream` follows this client's pace, and ends with it."""

@@ -6,21 +6,61 @@ What a worker answers is never touched; these are the gateway's own refusals.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 
 from artifacts.errors import ServingError
 
 INVALID = "invalid_request_error"
+TOO_MUCH = "rate_limit_error"
 RETRY_STARTING_S = 5
 
 
-class MethodNotAllowed(ServingError):
+RATE_LIMIT, RATE_REMAINING = b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests"
+RATE_HEADERS = frozenset((RATE_LIMIT, RATE_REMAINING))
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Refusal(ServingError):
+    """A refusal that says something in headers of its own."""
+
+    headers: Headers
+
+
+class MethodNotAllowed(Refusal):
     """405; `allowed` is the method that works and becomes the Allow header."""
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
         message = f"{method} is not allowed on {path}. Use {allowed}."
         super().__init__(message, status=405, error_type=INVALID, code="method_not_allowed")
-        self.allowed = allowed
+        self.headers = [(b"allow", allowed.encode())]
+
+
+class NoKey(Refusal):
+    """401: nobody may ask without a key."""
+
+    headers: Headers = [(b"www-authenticate", b"Bearer")]  # noqa: RUF012
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message, status=401, error_type=INVALID, code=code)
+
+
+class RateExceeded(Refusal):
+    """429: the key's rate is used up for `wait_s` seconds."""
+
+    def __init__(self, name: str, per_minute: float, burst: int, wait_s: float) -> None:
+        retry_after_s = max(1, math.ceil(wait_s))
+        message = f"The key {name!r} may send {per_minute:g} requests a minute. Try again in {retry_after_s} s."
+        super().__init__(
+            message, status=429, error_type=TOO_MUCH, code="rate_limit_exceeded", retry_after_s=retry_after_s
+        )
+        self.headers = rate_headers(burst, 0)
+
+
+def rate_headers(burst: int, remaining: int) -> Headers:
+    """How many requests fit into the key's rate at once, and how many of them are left."""
+    return [(RATE_LIMIT, b"%d" % burst), (RATE_REMAINING, b"%d" % remaining)]
 
 
 def error_body(error: ServingError) -> bytes:
@@ -29,18 +69,41 @@ def error_body(error: ServingError) -> bytes:
     return json.dumps({"error": fields}, ensure_ascii=False).encode()
 
 
-def error_headers(error: ServingError, body: bytes) -> list[tuple[bytes, bytes]]:
+def error_headers(error: ServingError, body: bytes) -> Headers:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", error.allowed.encode()))
+    if isinstance(error, Refusal):
+        headers += error.headers
     return headers
 
 
 def error_event(error: ServingError) -> bytes:
     """The same object as a server-sent event, for a stream that has already begun."""
     return b"data: " + error_body(error) + b"\n\n"
+
+
+def missing_key() -> NoKey:
+    message = "The request has no API key. Send one as `Authorization: Bearer KEY` or as `x-api-key: KEY`."
+    return NoKey(message, "missing_api_key")
+
+
+def unknown_key() -> NoKey:
+    return NoKey("The API key is not known here. Check it, or ask whoever runs this server for one.", "invalid_api_key")
+
+
+def ambiguous_key() -> NoKey:
+    return NoKey("The request has more than one API key. Send one key, once.", "invalid_api_key")
+
+
+def not_a_control_key(name: str) -> ServingError:
+    message = f"The key {name!r} may ask but not steer. Use a key with the role `control`."
+    return ServingError(message, status=403, error_type=INVALID, code="not_a_control_key")
+
+
+def control_from_afar() -> ServingError:
+    message = "Without API keys only programs on the server's machine may steer it. Ask from there, or set `keys_file`."
+    return ServingError(message, status=403, error_type=INVALID, code="control_is_local")
 
 
 def unknown_model(name: object, known: Iterable[str]) -> ServingError:
@@ -63,6 +126,11 @@ def body_too_large(limit_bytes: int) -> ServingError:
     return ServingError(message, status=413, error_type=INVALID, code="request_too_large")
 
 
+def prompt_too_long(param: str, chars: int, limit_chars: int) -> ServingError:
+    message = f"The text of `{param}` has {chars} characters; the limit here is {limit_chars}. Send a shorter one."
+    return ServingError(message, status=400, error_type=INVALID, code="context_length_exceeded", param=param)
+
+
 def not_ready(name: str, state: str, reason: str | None) -> ServingError:
     because = f" ({reason})" if reason else ""
     return ServingError(
@@ -78,7 +146,7 @@ def too_many_in_flight(limit: int) -> ServingError:
     return ServingError(
         f"{limit} requests are in flight already, the limit here. Try again in a moment.",
         status=429,
-        error_type="rate_limit_error",
+        error_type=TOO_MUCH,
         code="too_many_requests",
         retry_after_s=1,
     )
@@ -88,7 +156,7 @@ def queue_full(name: str, limit: int) -> ServingError:
     return ServingError(
         f"{limit} requests wait for the model {name!r} already, the limit here. Try again in a moment.",
         status=429,
-        error_type="rate_limit_error",
+        error_type=TOO_MUCH,
         code="queue_full",
         param="model",
         retry_after_s=RETRY_STARTING_S,
@@ -155,9 +223,45 @@ def unreachable(name: str) -> ServingError:
     )
 
 
+WAITED_FOR = {
+    "connect": "to accept a connection",
+    "first_token": "to begin its answer",
+    "between_tokens": "to go on with its answer",
+    "total": "to complete its answer",
+}
+
+
+def too_slow(name: str, phase: str, patience_s: float) -> ServingError:
+    """504; `phase` is the timeout's name in the fleet file without `_s`."""
+    message = f"The worker of model {name!r} had {patience_s:g} s {WAITED_FOR[phase]} and did not. Try again later."
+    return ServingError(message, status=504, code=f"{phase}_timeout", param="model")
+
+
 def worker_lost(name: str) -> ServingError:
     message = f"The worker of model {name!r} went away before its answer was complete. Send the request again."
     return ServingError(message, status=502, code="worker_lost", param="model")
+
+
+def malformed_http() -> ServingError:
+    message = "What was sent is not a valid HTTP/1.1 request. Check request line, headers and lengths."
+    return ServingError(message, status=400, error_type=INVALID, code="invalid_http")
+
+
+def no_upgrade() -> ServingError:
+    message = "The request asks to switch protocols, which is not possible here. Send it as plain HTTP/1.1."
+    return ServingError(message, status=400, error_type=INVALID, code="upgrade_not_supported")
+
+
+def headers_too_large(limit_bytes: int) -> ServingError:
+    message = (
+        f"Request line and headers are larger than {limit_bytes} bytes, the limit here. Send fewer or shorter ones."
+    )
+    return ServingError(message, status=431, error_type=INVALID, code="headers_too_large")
+
+
+def client_too_slow(part: str, patience_s: float) -> ServingError:
+    message = f"The request's {part} did not arrive within {patience_s:g} s, the limit here. Send the request again."
+    return ServingError(message, status=408, error_type=INVALID, code="request_timeout")
 
 
 def unknown_path(path: str) -> ServingError:

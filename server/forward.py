@@ -8,19 +8,23 @@ away closes the worker's connection at once, which is how the engine learns that
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from artifacts.errors import ServingError
+from artifacts.limits import Timeouts
 from server import faults
 from server.admission import LeftQueue
 from server.ask import Ask
 from server.client_side import EXTENSION, Client
 from server.connection import ResponseHead, UpstreamLost
+from server.deadlines import Patience
 from server.lifecycle import TAKING
 from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest, route_label
 from server.pool import Address, Exchange, request_bytes
+from server.prompt_size import require_short_prompt
 from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
 
@@ -49,7 +53,10 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = ObservedRequest(route_label(scope["path"]))
         try:
-            ask = Ask.parse(await read_body(scope, receive, self._registry.fleet.limits.max_body_bytes))
+            limits = self._registry.fleet.limits
+            ask = Ask.parse(await read_body(scope, receive, limits.max_body_bytes))
+            if limits.max_prompt_chars is not None:
+                require_short_prompt(ask.fields, limits.max_prompt_chars)
             variant = self._registry.resolve(ask.model)
             if variant is None:
                 raise faults.unknown_model(ask.model, self._registry.names)
@@ -64,7 +71,8 @@ class Forwarder:
             request.code = error.status
             await send_error(send, error)
         except (ClientGone, LeftQueue):
-            request.code = CLIENT_GONE
+            refusal = scope["extensions"][EXTENSION].refusal
+            request.code = CLIENT_GONE if refusal is None else refusal.status
         finally:
             self._metrics.observe(request)
 
@@ -87,7 +95,7 @@ class Forwarder:
                 raise faults.unreachable(variant.name)
             replica.in_flight += 1
             try:
-                await _Forwarding(variant, replica, scope, ask, send, request).run()
+                await _Forwarding(variant, replica, scope, ask, send, request).run(self._registry.fleet.timeouts)
             finally:
                 replica.in_flight -= 1
         finally:
@@ -112,12 +120,19 @@ class _Forwarding:
         self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
         self._request = request
-        self._exchange = Exchange(replica.pool)
+        self._pool = replica.pool
+        self._exchange = Exchange(self._pool)
         self._head: ResponseHead | None = None
-        self._last = b"\n\n"
+        # The last piece of the body; a look of the timer leaves a bytearray, so that a new piece is known by its type.
+        self._last: bytes | bytearray = bytearray(b"\n\n")
+        self._late: ServingError | None = None
 
-    async def run(self) -> None:
+    async def run(self, allowed: Timeouts) -> None:
         """Raises ServingError before the response has begun, ClientGone at any time."""
+        self._loop = asyncio.get_running_loop()
+        began_s = self._loop.time()
+        self._patience = Patience(self._variant.name, allowed, began_s)
+        self._timer = self._loop.call_at(self._patience.next_look_s(began_s), self._look)
         self._client.attach(self._exchange)
         try:
             await self._begin_answer(await self._start())
@@ -129,12 +144,26 @@ class _Forwarding:
                 raise ClientGone from error
             await self._break_off()
         finally:
+            self._timer.cancel()
             self._client.detach()
+            self._exchange.abort()
+
+    def _look(self) -> None:
+        """Ends the exchange if the worker is too late; else looks again later."""
+        now_s = self._loop.time()
+        self._late = self._patience.fault(now_s, heard=type(self._last) is bytes, paused=self._client.paused)
+        if self._late is None:
+            self._last = bytearray(self._last[-2:])
+            self._timer = self._loop.call_at(self._patience.next_look_s(now_s), self._look)
+        else:
+            self._client.cut_if_paused()
             self._exchange.abort()
 
     async def _start(self) -> ResponseHead:
         try:
             return await self._exchange.start(self._wire)
+        except TimeoutError as error:
+            raise faults.too_slow(self._variant.name, "connect", self._pool.connect_s) from error
         except OSError as error:
             raise faults.unreachable(self._variant.name) from error
 
@@ -152,12 +181,12 @@ class _Forwarding:
         self._client.write_body(body, last)
 
     async def _break_off(self) -> None:
-        """The worker went away: an error answer if nothing was sent yet, else an error event and a cut connection.
+        """The worker went away or is too late: an error answer if nothing was sent yet, else an event and a cut.
 
         Returning without a last body message makes the ASGI server close the connection, which no client can take
         for a normal end.
         """
-        error = faults.worker_lost(self._variant.name)
+        error = self._late or faults.worker_lost(self._variant.name)
         if self._head is None:
             raise error
         self._request.code = error.status

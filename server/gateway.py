@@ -1,40 +1,76 @@
 """Which part answers a request: the data path, or the control plane?
 
 One table decides. POST under `/v1` (the model list apart), `/tokenize` and `/detokenize` are forwarded; everything else
-is FastAPI's.
+is FastAPI's. A path that two servers could read in two ways (dots, empty segments, anything encoded) is nowhere: what
+is forwarded here as `/v1/...` must not be `/sleep` to the worker.
 """
 
 from __future__ import annotations
 
+import string
+
+from artifacts.errors import ServingError
 from server import faults
 from server.control import control_plane
+from server.doorkeeper import Doorkeeper
 from server.forward import Forwarder, Receive, Scope, Send, send_error
-from server.metrics import FORWARDED_ROUTES, GatewayMetrics
+from server.keys import Keyring
+from server.metrics import FORWARDED_ROUTES, GatewayMetrics, ObservedRequest, route_label
 from server.registry import Registry
 from server.variant_control import House
 
+_LISTED = frozenset(FORWARDED_ROUTES)
 _OWN_PREFIX = "/v1/models"
+_PLAIN = frozenset(string.ascii_letters + string.digits + "/-._~:@=+,")
+_ELSEWHERE = frozenset(("", ".", ".."))
 
 
 class Gateway:
-    """The ASGI application that serves a registry's variants."""
+    """The ASGI application that serves a registry's variants, to everybody or to the keys of a ring."""
 
-    def __init__(self, registry: Registry, metrics: GatewayMetrics, house: House | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: GatewayMetrics,
+        keyring: Keyring | None = None,
+        house: House | None = None,
+    ) -> None:
+        self._door = Doorkeeper(keyring)
+        self._metrics = metrics
         self._forward = Forwarder(registry, metrics)
         self._control = control_plane(registry, metrics, house)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_forwarded(scope["path"]):
-            await self._control(scope, receive, send)
-        elif scope["method"] == "POST":
-            await self._forward(scope, receive, send)
-        elif scope["path"] in FORWARDED_ROUTES:
-            await send_error(send, faults.MethodNotAllowed(scope["method"], scope["path"], "POST"))
+        forwarded = is_forwarded(scope["path"])
+        try:
+            send = self._door.admit(scope, send, forwarded)
+            if forwarded:
+                require_forwardable(scope)
+        except ServingError as error:
+            if forwarded and scope["method"] == "POST":
+                self._metrics.observe(ObservedRequest(route_label(scope["path"]), code=error.status))
+            await send_error(send, error)
         else:
-            await send_error(send, faults.unknown_path(scope["path"]))
+            await (self._forward if forwarded else self._control)(scope, receive, send)
 
 
 def is_forwarded(path: str) -> bool:
     if path == _OWN_PREFIX or path.startswith(_OWN_PREFIX + "/"):
         return False
-    return path.startswith("/v1/") or path in FORWARDED_ROUTES
+    return path.startswith("/v1/") or path in _LISTED
+
+
+def require_forwardable(scope: Scope) -> None:
+    """Raises ServingError (404 for a path that is none or is not plain, 405)."""
+    path: str = scope["path"]
+    if scope["method"] != "POST":
+        listed = path in _LISTED
+        raise faults.MethodNotAllowed(scope["method"], path, "POST") if listed else faults.unknown_path(path)
+    if (path not in _LISTED and not is_plain(path)) or b"%" in scope["raw_path"]:
+        raise faults.unknown_path(path)
+
+
+def is_plain(path: str) -> bool:
+    """Whether every server reads the path as it is written: plain characters, no dot segments, no empty ones."""
+    segments = path.split("/")[1:]
+    return _PLAIN.issuperset(path) and not _ELSEWHERE.intersection(segments)

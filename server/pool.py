@@ -45,8 +45,9 @@ class Address:
 class UpstreamPool:
     """The connections to one address: those that wait for a request, and those that have one."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> None:
         self.address = address
+        self.connect_s = connect_s
         self._idle: list[UpstreamConnection] = []
         self._busy: set[UpstreamConnection] = set()
 
@@ -62,7 +63,7 @@ class UpstreamPool:
         """Raises OSError if nothing listens there (TimeoutError is one)."""
         loop = asyncio.get_running_loop()
         address = self.address
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(self.connect_s):
             if address.socket_path is not None:
                 _, protocol = await loop.create_unix_connection(lambda: UpstreamConnection(loop), address.socket_path)
             else:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from artifacts.fleet import Fleet, VariantEntry
-from artifacts.limits import Limits
 from server.admission import Gate
 from server.checkpoint import Checkpoint
 from server.lifecycle import TAKING, Lifecycle
@@ -52,7 +51,7 @@ class Registry:
         self.draining = False
         # Requests that are answered or wait: what `limits.max_in_flight` bounds.
         self.held = 0
-        self._variants = {entry.name: served(entry, fleet.limits, socket_dir) for entry in fleet.variants}
+        self._variants = {entry.name: served(entry, fleet, socket_dir) for entry in fleet.variants}
         self._splits = splits_of(fleet.aliases)
 
     def __iter__(self) -> Iterator[ServedVariant]:
@@ -81,12 +80,14 @@ class Registry:
     def adopt(self, fleet: Fleet) -> None:
         """New names, limits and timeouts count from now on. Variants that `fleet` lacks stay until `forget`."""
         known = self._variants
-        wanted = {e.name: known.get(e.name) or served(e, fleet.limits, self._socket_dir) for e in fleet.variants}
+        wanted = {e.name: known.get(e.name) or served(e, fleet, self._socket_dir) for e in fleet.variants}
         self._variants = wanted | {name: variant for name, variant in known.items() if name not in wanted}
         self._splits = splits_of(fleet.aliases)
         self.fleet = fleet
         for entry in fleet.variants:
-            wanted[entry.name].gate.resize(capacity_of(entry, fleet.limits), fleet.limits.max_queued)
+            wanted[entry.name].gate.resize(capacity_of(entry, fleet), fleet.limits.max_queued)
+            for replica in wanted[entry.name].replicas:
+                replica.pool.connect_s = fleet.timeouts.connect_s
 
     def forget(self, name: str) -> None:
         self._variants = {known: variant for known, variant in self._variants.items() if known != name}
@@ -94,21 +95,22 @@ class Registry:
     def renew(self, variant: ServedVariant, entry: VariantEntry) -> None:
         """The variant is another one under the same name: nothing of it runs now."""
         variant.entry, variant.checkpoint = entry, None
-        variant.replicas = replicas_of(entry, self._socket_dir)
+        variant.replicas = replicas_of(entry, self.fleet, self._socket_dir)
 
 
-def served(entry: VariantEntry, limits: Limits, socket_dir: str) -> ServedVariant:
+def served(entry: VariantEntry, fleet: Fleet, socket_dir: str) -> ServedVariant:
     """A variant that nobody has started yet."""
-    gate = Gate(entry.name, capacity_of(entry, limits), limits.max_queued)
-    return ServedVariant(entry, replicas_of(entry, socket_dir), gate)
+    gate = Gate(entry.name, capacity_of(entry, fleet), fleet.limits.max_queued)
+    return ServedVariant(entry, replicas_of(entry, fleet, socket_dir), gate)
 
 
-def capacity_of(entry: VariantEntry, limits: Limits) -> int | None:
-    return entry.max_in_flight or limits.max_in_flight_per_variant
+def capacity_of(entry: VariantEntry, fleet: Fleet) -> int | None:
+    return entry.max_in_flight or fleet.limits.max_in_flight_per_variant
 
 
-def replicas_of(entry: VariantEntry, socket_dir: str) -> tuple[Replica, ...]:
-    return tuple(Replica.at(address) for address in addresses_of(entry, socket_dir))
+def replicas_of(entry: VariantEntry, fleet: Fleet, socket_dir: str) -> tuple[Replica, ...]:
+    connect_s = fleet.timeouts.connect_s
+    return tuple(Replica.at(address, connect_s) for address in addresses_of(entry, socket_dir))
 
 
 def addresses_of(entry: VariantEntry, socket_dir: str) -> list[Address]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.pool import Address, UpstreamPool
+from server.pool import CONNECT_TIMEOUT_S, Address, UpstreamPool
 
 
 @dataclass(slots=True, eq=False)
@@ -17,8 +17,8 @@ class Replica:
     ejected: bool = False
 
     @classmethod
-    def at(cls, address: Address) -> Replica:
-        return cls(UpstreamPool(address))
+    def at(cls, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> Replica:
+        return cls(UpstreamPool(address, connect_s))
 
 
 def least_loaded(replicas: Sequence[Replica]) -> Replica | None:

@@ -11,7 +11,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -24,6 +26,7 @@ from artifacts.priority import served_first
 from server.client_side import ClientSide
 from server.engines import this_machine
 from server.gateway import Gateway
+from server.keys import Keyring
 from server.metrics import GatewayMetrics
 from server.registry import Registry
 from server.supervisor import Supervisor
@@ -92,11 +95,12 @@ async def _serve(
     fleet: Fleet, listener: socket.socket, url: str, announce: Announce, source: Path | None
 ) -> ServeSummary:
     began_s = time.monotonic()
+    keyring = None if fleet.keys_file is None else Keyring(Path(fleet.keys_file), announce)
     with _private_folder() as sockets, _log_folder(fleet) as logs, served_first():
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry)
         supervisor = Supervisor(registry, this_machine(), logs, announce, source)
-        endpoint = Endpoint(Gateway(registry, metrics, supervisor), listener)
+        endpoint = Endpoint(Gateway(registry, metrics, keyring, supervisor), listener, lambda: registry.fleet)
         stop = _stop_on_signals(endpoint, supervisor)
         _reload_on_signal(supervisor, announce)
         try:
@@ -170,10 +174,10 @@ def _reload_on_signal(supervisor: Supervisor, announce: Announce) -> None:
 class Endpoint(uvicorn.Server):
     """uvicorn on an open socket, with the signals left to us."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, listener: socket.socket, fleet: Callable[[], Fleet]) -> None:
         config = uvicorn.Config(
             gateway,
-            http=ClientSide,
+            http=cast(Any, partial(ClientSide, fleet)),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -51,6 +51,9 @@ class Completion:
         output_tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or 16
         if not isinstance(output_tokens, int) or output_tokens < 1:
             raise BadRequest(400, "`max_tokens` must be a whole number above 0")
+        options = fields.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise BadRequest(400, "`stream_options` must be an object")
         return cls(
             chat=chat,
             model=served,
@@ -58,7 +61,7 @@ class Completion:
             prompt_tokens=_tokens_of(fields[asked]),
             output_tokens=output_tokens,
             stream=bool(fields.get("stream")),
-            usage_in_stream=bool((fields.get("stream_options") or {}).get("include_usage")),
+            usage_in_stream=bool(options.get("include_usage")),
             logprobs=_logprobs_asked(fields, chat),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,14 @@ def test_methods_page_is_generated_from_the_registries() -> None:
     from compressors.catalogue import page
 
     assert page() == (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def test_limits_and_timeouts_in_the_readme_are_the_defaults() -> None:
+    from artifacts.limits import Limits, Timeouts
+
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (told,) = (tomllib.loads(block) for block in blocks if "[limits]" in block)
+    limits, timeouts = Limits().model_dump(), Timeouts().model_dump()
+    assert told["limits"].items() <= limits.items()
+    assert told["timeouts"].items() <= timeouts.items()
+    assert set(timeouts) - set(told["timeouts"]) == {"drain_s"}

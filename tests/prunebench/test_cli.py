@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from artifacts.errors import ConfigError
+from artifacts.keys import Role
 from compressors.allocation import ALLOCATORS
 from compressors.methods import REGISTRY
-from prunebench.choices import Allocation, Method, parse_step, parse_units
+from prunebench.choices import Allocation, KeyRole, Method, parse_step, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
-VERBS = ("compress", "recover", "evaluate", "serve", "loadtest", "report", "demo")
+VERBS = ("compress", "recover", "evaluate", "serve", "key", "loadtest", "report", "demo")
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
@@ -40,13 +42,14 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 def test_every_verb_teaches_itself(verb: Verb, name: str) -> None:
     outcome = verb(name, "--help")
     assert outcome.code == 0
-    assert "--out" in outcome.stdout or name in ("evaluate", "serve")
+    assert "--out" in outcome.stdout or name in ("evaluate", "serve", "key")
     assert f" {name} [OPTIONS]" in outcome.stdout
 
 
 def test_offered_methods_are_the_registered_ones() -> None:
     assert {method.value for method in Method} == set(REGISTRY.names)
     assert [allocation.value for allocation in Allocation] == [allocator.name for allocator in ALLOCATORS]
+    assert [role.value for role in KeyRole] == [*get_args(Role)]
 
 
 @pytest.mark.parametrize(

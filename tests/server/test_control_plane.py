@@ -55,7 +55,7 @@ def ask(registry: Registry, path: str, method: str = "GET") -> tuple[int, dict[b
         "root_path": "",
         "scheme": "http",
         "server": ("h", 80),
-        "client": ("c", 1),
+        "client": ("127.0.0.1", 1),
         "http_version": "1.1",
     }
     asyncio.run(Gateway(registry, GatewayMetrics(registry))(scope, receive, send))

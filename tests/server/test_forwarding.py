@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
 from server.checkpoint import Checkpoint
 from server.client_side import EXTENSION, Upstream
@@ -42,6 +43,8 @@ class Caller:
     query: bytes = b""
     got: list[dict[str, Any]] = field(default_factory=list)
     gone: bool = False
+    paused: bool = False
+    refusal: ServingError | None = None
     upstream: Upstream | None = None
 
     @property

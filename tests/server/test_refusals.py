@@ -29,6 +29,18 @@ REFUSALS = [
     (faults.worker_lost("a"), 502, "worker_lost", "model", None),
     (faults.MethodNotAllowed("GET", "/x", "POST"), 405, "method_not_allowed", None, None),
     (faults.unknown_path("/x"), 404, "not_found", None, None),
+    (faults.missing_key(), 401, "missing_api_key", None, None),
+    (faults.unknown_key(), 401, "invalid_api_key", None, None),
+    (faults.ambiguous_key(), 401, "invalid_api_key", None, None),
+    (faults.not_a_control_key("a"), 403, "not_a_control_key", None, None),
+    (faults.control_from_afar(), 403, "control_is_local", None, None),
+    (faults.RateExceeded("a", 60, 1, 2.5), 429, "rate_limit_exceeded", None, b"3"),
+    (faults.prompt_too_long("prompt", 9, 7), 400, "context_length_exceeded", "prompt", None),
+    (faults.malformed_http(), 400, "invalid_http", None, None),
+    (faults.no_upgrade(), 400, "upgrade_not_supported", None, None),
+    (faults.headers_too_large(7), 431, "headers_too_large", None, None),
+    (faults.client_too_slow("body", 2), 408, "request_timeout", None, None),
+    *((faults.too_slow("a", phase, 2), 504, f"{phase}_timeout", "model", None) for phase in faults.WAITED_FOR),
 ]
 
 
@@ -43,12 +55,14 @@ def test_refusal(error: ServingError, status: int, code: str, param: str | None,
     assert headers[b"content-length"] == str(len(body)).encode()
     assert headers.get(b"retry-after") == retry
     assert (b"allow" in headers) == (status == 405)
+    assert (b"www-authenticate" in headers) == (status == 401)
 
 
 def test_client_errors_and_server_errors_have_different_types() -> None:
     types = {error.status: error.error_type for error, *_ in REFUSALS}
-    assert {types[status] for status in (400, 404, 405, 413)} == {"invalid_request_error"}
-    assert {types[status] for status in (502, 503)} == {"server_error"}
+    assert {types[status] for status in (400, 401, 403, 404, 405, 408, 413, 431)} == {"invalid_request_error"}
+    assert types[429] == "rate_limit_error"
+    assert {types[status] for status in (502, 503, 504)} == {"server_error"}
 
 
 def test_an_error_event_is_one_event_of_one_line() -> None:

@@ -128,3 +128,11 @@ def test_refusals(body: bytes, status: int, what: str) -> None:
 def test_the_same_request_gets_the_same_bytes() -> None:
     assert parsed(max_tokens=3).whole() == parsed(max_tokens=3).whole()
     assert parsed(max_tokens=3).identity != parsed(max_tokens=4).identity
+
+
+@pytest.mark.parametrize("options", ["x", [1], 7, True, 1e308])
+def test_stream_options_that_are_no_object_are_refused(options: object) -> None:
+    body = json.dumps({"model": "m", "prompt": "x", "stream_options": options}).encode()
+    with pytest.raises(BadRequest) as caught:
+        Completion.parse(body, chat=False, served="m")
+    assert caught.value.status == 400
