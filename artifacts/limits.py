@@ -28,6 +28,7 @@ class Timeouts(Document):
     first_token_s: float = Field(default=600, gt=0, description="a worker, for the first byte of an answer's body")
     between_tokens_s: float = Field(default=120, gt=0, description="a worker, between two pieces of an answer")
     total_s: float = Field(default=3600, gt=0, description="a whole answer")
+    health_s: float = Field(default=20, gt=0, description="a worker, to answer at all; then it is started again")
     drain_s: float = Field(default=30, gt=0, description="requests in flight, when their variant or the server stops")
 
 

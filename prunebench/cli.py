@@ -124,7 +124,8 @@ def serve(
 
     is_file = len(sources) == 1 and sources[0].suffix in (".toml", ".json")
     fleet = Fleet.load(sources[0]) if is_file else fleet_of_folders(sources)
-    print_result(run_serve(fleet, host, port, note).model_dump())
+    source = sources[0] if is_file else None
+    print_result(run_serve(fleet, host, port, note, source).model_dump())
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import Any
 
 from artifacts.errors import ServingError
 from artifacts.progress import Progress
-from server import warden
+from server.warden import under_warden
 
 _STAGE = "start vLLM, one process per variant"
 _START_TIMEOUT_S = 900.0
@@ -32,10 +32,10 @@ def running_server(fleet_file: Path, log_file: Path, progress: Progress) -> Iter
     """
     port = _free_port()
     # The warden ends the server when our end of its standard input closes, however this process ends.
-    guard = [sys.executable, "-I", "-S", warden.__file__, str(_STOP_TIMEOUT_S)]
-    command = [*guard, sys.executable, "-m", "prunebench", "serve", str(fleet_file), "--port", str(port)]
-    with log_file.open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True)
+    serve = [sys.executable, "-m", "prunebench", "serve", str(fleet_file), "--port", str(port)]
+    command = under_warden(_STOP_TIMEOUT_S, log_file.resolve(), serve)
+    log_file.write_bytes(b"")
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.PIPE, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(child, url, log_file, progress)

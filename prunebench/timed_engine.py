@@ -23,9 +23,9 @@ from compressors.arch import require_supported
 from compressors.source import read_config, resolve_config, resolve_folder
 from modeling.decode_timing import DecodeJob, DecodeTimes
 from modeling.pruned_config import ARCHITECTURE, pruned_config
-from server import warden
 from server.diagnosis import reason_of
 from server.engines import this_machine
+from server.warden import under_warden
 
 _GRACE_S = 5.0
 
@@ -102,19 +102,17 @@ def run_to_end(arguments: Sequence[str], environment: dict[str, str], log: Path)
     """The exit code of `modeling.decode_timing`, under a warden that ends its process group with this process."""
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-I", "-S", warden.__file__, str(_GRACE_S)]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [*command, sys.executable, "-m", "modeling.decode_timing", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, **environment, "PYTHONPATH": paths},
-            start_new_session=True,
-        )
-        try:
-            return process.wait()
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait()
+    log.write_bytes(b"")
+    process = subprocess.Popen(
+        under_warden(_GRACE_S, log.resolve(), [sys.executable, "-m", "modeling.decode_timing", *arguments]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    try:
+        return process.wait()
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait()

@@ -2,7 +2,7 @@
 
 A gate lets so many requests in at a time; the rest wait in the order they came, as many as agreed and as long as
 agreed. A closed gate (the variant sleeps, or wakes) lets nobody in and lets them wait all the same. A client that goes
-away leaves the queue at once.
+away leaves the queue at once; so does everybody when the variant will not take them after all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
+from artifacts.errors import ServingError
 from server import faults
 from server.client_side import Client
 
@@ -24,6 +26,7 @@ class _Place:
 
     def __init__(self) -> None:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.since_s = time.monotonic()
 
     def pause(self) -> None:
         """Nothing flows yet."""
@@ -32,8 +35,11 @@ class _Place:
         """Nothing flows yet."""
 
     def abort(self) -> None:
+        self.leave(LeftQueue())
+
+    def leave(self, why: Exception) -> None:
         if not self.turn.done():
-            self.turn.set_exception(LeftQueue())
+            self.turn.set_exception(why)
 
     def admit(self) -> bool:
         """False if its request no longer waits."""
@@ -48,7 +54,10 @@ class _Place:
 
 
 class Gate:
-    """The way to one variant: `capacity` requests inside (None: any number), `max_queued` in front of it."""
+    """The way to one variant: `capacity` requests inside (None: any number), `max_queued` in front of it.
+
+    `on_wait` is called when a request begins to wait before the closed gate.
+    """
 
     def __init__(self, name: str, capacity: int | None, max_queued: int) -> None:
         self._name = name
@@ -57,10 +66,17 @@ class Gate:
         self.max_queued = max_queued
         self.in_flight = 0
         self.is_open = True
+        self.on_wait: Callable[[], None] | None = None
+        self._emptied: asyncio.Future[None] | None = None
 
     @property
     def queued(self) -> int:
         return sum(not place.turn.done() for place in self._queue)
+
+    @property
+    def waiting_since_s(self) -> float | None:
+        """When the oldest request in the queue came, on the monotonic clock."""
+        return next((place.since_s for place in self._queue if not place.turn.done()), None)
 
     def open(self) -> None:
         self.is_open = True
@@ -70,10 +86,28 @@ class Gate:
         """Whoever is inside stays; nobody else comes in until `open`."""
         self.is_open = False
 
+    def resize(self, capacity: int | None, max_queued: int) -> None:
+        """Who is inside or in the queue already stays there."""
+        self.capacity, self.max_queued = capacity, max_queued
+        self._let_in()
+
+    def dismiss(self, refusal: Callable[[], ServingError]) -> None:
+        """Everybody in the queue is refused; whoever is inside stays."""
+        for place in self._queue:
+            place.leave(refusal())
+        self._queue.clear()
+
+    async def emptied(self) -> None:
+        """Returns when nobody is inside; an open gate goes on letting in those who wait."""
+        while self.in_flight:
+            if self._emptied is None:
+                self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._emptied)
+
     async def enter(self, client: Client, patience_s: float) -> float:
         """Returns inside, with the seconds waited; `leave` must follow.
 
-        Raises ServingError (429 queue full, 503 waited too long), LeftQueue.
+        Raises ServingError (429 queue full, 503 waited too long or the variant will not come) and LeftQueue.
         """
         if self._has_room and not self.queued:
             self.in_flight += 1
@@ -82,6 +116,8 @@ class Gate:
             raise faults.queue_full(self._name, self.max_queued)
         place = _Place()
         self._queue.append(place)
+        if self.on_wait is not None and not self.is_open:
+            self.on_wait()
         client.attach(place)
         came_s = time.perf_counter()
         inside = False
@@ -102,6 +138,9 @@ class Gate:
     def leave(self) -> None:
         self.in_flight -= 1
         self._let_in()
+        if self._emptied is not None and not self.in_flight:
+            self._emptied.set_result(None)
+            self._emptied = None
 
     @property
     def _has_room(self) -> bool:

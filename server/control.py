@@ -17,10 +17,11 @@ from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.model_list import model_list, named_entry
 from server.openapi import DocumentedApp
 from server.registry import Registry
+from server.variant_control import House, variant_routes
 
 
-def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
-    """The FastAPI application; errors are OpenAI's error object here too."""
+def control_plane(registry: Registry, metrics: GatewayMetrics, house: House | None = None) -> FastAPI:
+    """The FastAPI application; errors are OpenAI's error object here too. Without a `house` nobody takes orders."""
     app = DocumentedApp(
         title="Prunebench",
         version=own_version(),
@@ -36,9 +37,9 @@ def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
         """200 while the gateway lives, whatever its variants do."""
         return {"status": "ok"}
 
-    @app.get("/ready", responses={503: {"description": "a variant has not generated a token yet"}})
+    @app.get("/ready", responses={503: {"description": "a variant takes no requests"}})
     async def ready() -> JSONResponse:
-        """200 only if every variant has generated a token since its last start."""
+        """200 only if every variant takes requests, those apart that were stopped on request."""
         variants = {v.name: {"state": v.lifecycle.state, "reason": v.lifecycle.reason} for v in registry}
         status = 200 if registry.all_ready else 503
         return JSONResponse({"ready": registry.all_ready, "draining": registry.draining, "variants": variants}, status)
@@ -66,6 +67,7 @@ def control_plane(registry: Registry, metrics: GatewayMetrics) -> FastAPI:
         """Targets for Prometheus' `http_sd_configs`: the gateway, and every variant's workers."""
         return scrape_targets(registry, request.url.netloc)
 
+    app.include_router(variant_routes(registry, house))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServingError, _serving_error)
     return app
@@ -83,7 +85,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """FastAPI's own refusals, in OpenAI's wording."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, "GET"))
+        allowed = (error.headers or {}).get("Allow", "GET") if isinstance(error, HTTPException) else "GET"
+        return _rendered(faults.MethodNotAllowed(request.method, request.url.path, allowed))
     return _rendered(faults.unknown_path(request.url.path))
 
 

@@ -112,9 +112,16 @@ def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
     if _takes_kv_bytes(machine):
         argv += ["--kv-cache-memory-bytes", str(job.kv_cache_bytes)]
     argv += _recent_flags(machine)
+    if sleeps_in_place(job.entry, fleet, machine):
+        argv += ["--enable-sleep-mode"]
     if job.fingerprint is not None:
         argv += ["--fingerprint-mode", "custom", "--fingerprint-value", job.fingerprint]
     return (*argv, *job.entry.engine_flags)
+
+
+def sleeps_in_place(entry: VariantEntry, fleet: Fleet, machine: Machine) -> bool:
+    """Whether the engine gives its memory back without ending. Only vLLM can, and only on a GPU."""
+    return fleet.layout == "swap" and machine.device == "gpu" and entry.engine == "vllm" and not entry.urls
 
 
 def _recent_flags(machine: Machine) -> list[str]:
@@ -135,7 +142,11 @@ def offline_arguments(machine: Machine, kv_cache_bytes: int) -> dict[str, Any]:
 
 
 def _vllm_env(job: EngineJob, machine: Machine) -> dict[str, str]:
-    return engine_env(machine, job.kv_cache_bytes, is_local=Path(str(job.entry.model)).is_dir())
+    env = engine_env(machine, job.kv_cache_bytes, is_local=Path(str(job.entry.model)).is_dir())
+    if sleeps_in_place(job.entry, job.fleet, machine):
+        # The routes that it opens are reached through the worker's own socket only.
+        env["VLLM_SERVER_DEV_MODE"] = "1"
+    return env
 
 
 def engine_env(machine: Machine, kv_cache_bytes: int, *, is_local: bool) -> dict[str, str]:

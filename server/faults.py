@@ -178,6 +178,41 @@ def draining() -> ServingError:
     return ServingError(message, status=503, code="shutting_down", retry_after_s=RETRY_STARTING_S)
 
 
+def unknown_variant(name: str, known: Iterable[str]) -> ServingError:
+    message = f"There is no variant {name!r}. Known variants: {', '.join(known)}."
+    return ServingError(message, status=404, error_type=INVALID, code="variant_not_found")
+
+
+def still_starting() -> ServingError:
+    message = "The server is still starting its variants for the first time. Try again when it has."
+    return ServingError(message, status=409, code="still_starting", retry_after_s=RETRY_STARTING_S)
+
+
+def impossible_order(name: str, order: str, state: str, possible: Iterable[str]) -> ServingError:
+    return ServingError(
+        f"The variant {name!r} is {state}: it cannot be told to {order}. That is possible when it is "
+        f"{' or '.join(possible)}.",
+        status=409,
+        error_type=INVALID,
+        code="impossible_in_this_state",
+    )
+
+
+def not_our_worker(name: str, order: str) -> ServingError:
+    message = f"The variant {name!r} is a server of somebody else's: it cannot be told to {order}. Drain or stop it."
+    return ServingError(message, status=409, error_type=INVALID, code="not_our_worker")
+
+
+def no_room_awake(name: str, limit: int) -> ServingError:
+    message = f"The variant {name!r} cannot wake: {limit} may be awake together, and are. Send one to sleep first."
+    return ServingError(message, status=409, code="too_many_awake", retry_after_s=RETRY_STARTING_S)
+
+
+def not_reloaded(detail: str) -> ServingError:
+    message = f"The fleet file was not taken and nothing has changed: {detail}"
+    return ServingError(message, status=422, error_type=INVALID, code="fleet_not_reloaded")
+
+
 def unreachable(name: str) -> ServingError:
     return ServingError(
         f"The worker of model {name!r} cannot be reached. It is restarted; try again later.",

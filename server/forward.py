@@ -22,6 +22,7 @@ from server.client_side import EXTENSION, Client
 from server.connection import ResponseHead, UpstreamLost
 from server.deadlines import Patience
 from server.keys import KEY_NAME
+from server.lifecycle import TAKING
 from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest, route_label
 from server.pool import Address, Exchange, request_bytes
 from server.prompt_size import require_short_prompt
@@ -97,7 +98,7 @@ class Forwarder:
         limit = self._registry.fleet.limits.max_in_flight
         if self._registry.draining:
             raise faults.draining()
-        if variant.lifecycle.state != "ready":
+        if variant.lifecycle.state not in TAKING:
             raise faults.not_ready(variant.name, variant.lifecycle.state, variant.lifecycle.reason)
         if self._registry.held >= limit:
             raise faults.too_many_in_flight(limit)

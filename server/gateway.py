@@ -18,6 +18,7 @@ from server.keys import Keyring
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry
 from server.request_id import RequestIds
+from server.variant_control import House
 
 _LISTED = frozenset(FORWARDED_ROUTES)
 _OWN_PREFIX = "/v1/models"
@@ -28,11 +29,17 @@ _ELSEWHERE = frozenset(("", ".", ".."))
 class Gateway:
     """The ASGI application that serves a registry's variants, to everybody or to the keys of a ring."""
 
-    def __init__(self, registry: Registry, metrics: GatewayMetrics, keyring: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: GatewayMetrics,
+        keyring: Keyring | None = None,
+        house: House | None = None,
+    ) -> None:
         self._door = Doorkeeper(keyring)
         self._metrics = metrics
         self._forward = Forwarder(registry, metrics)
-        self._control = control_plane(registry, metrics)
+        self._control = control_plane(registry, metrics, house)
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

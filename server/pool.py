@@ -48,17 +48,19 @@ class Address:
 
 
 class UpstreamPool:
-    """The idle connections to one address."""
+    """The connections to one address: those that wait for a request, and those that have one."""
 
     def __init__(self, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> None:
         self.address = address
         self.connect_s = connect_s
         self._idle: list[UpstreamConnection] = []
+        self._busy: set[UpstreamConnection] = set()
 
     def take_idle(self) -> UpstreamConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.lost:
+                self._busy.add(connection)
                 return connection
         return None
 
@@ -71,15 +73,32 @@ class UpstreamPool:
                 _, protocol = await loop.create_unix_connection(lambda: UpstreamConnection(loop), address.socket_path)
             else:
                 _, protocol = await loop.create_connection(lambda: UpstreamConnection(loop), address.host, address.port)
+        self._busy.add(protocol)
         return protocol
 
     def give_back(self, connection: UpstreamConnection) -> None:
+        self._busy.discard(connection)
         if connection.reusable and not connection.lost and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append(connection)
         else:
             connection.abort()
 
+    @property
+    def busy(self) -> int:
+        """Connections with an exchange under way."""
+        return len(self._busy)
+
+    def drop(self, connection: UpstreamConnection) -> None:
+        self._busy.discard(connection)
+        connection.abort()
+
+    def cut(self) -> None:
+        """Ends every exchange that is under way: its reader gets UpstreamLost."""
+        for connection in self._busy:
+            connection.abort()
+
     def close(self) -> None:
+        """Ends the idle connections."""
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
@@ -105,6 +124,7 @@ class Exchange:
             try:
                 return await self._send(idle, request)
             except UpstreamLost:
+                self._pool.drop(idle)
                 if idle.answered or self._aborted or time.monotonic() - sent_s > STALE_WITHIN_S:
                     raise
         return await self._send(await self._pool.connect(), request)
@@ -153,7 +173,7 @@ class Exchange:
         self._aborted = True
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abort()
+            self._pool.drop(connection)
 
 
 def request_bytes(address: Address, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from artifacts.fleet import Fleet, VariantEntry
 from server.admission import Gate
 from server.checkpoint import Checkpoint
-from server.lifecycle import Lifecycle
+from server.lifecycle import TAKING, Lifecycle
 from server.pool import Address, UpstreamPool
 from server.replicas import Replica
 from server.routing import Split, splits_of
@@ -71,6 +71,7 @@ class Registry:
 
     def __init__(self, fleet: Fleet, socket_dir: str) -> None:
         self.fleet = fleet
+        self._socket_dir = socket_dir
         self.draining = False
         # Requests that are answered or wait: what `limits.max_in_flight` bounds.
         self.held = 0
@@ -101,15 +102,44 @@ class Registry:
 
     @property
     def all_ready(self) -> bool:
-        return not self.draining and all(variant.lifecycle.state == "ready" for variant in self)
+        """Every variant takes requests, those apart that were stopped on request; at least one does."""
+        wanted = [v.lifecycle.state for v in self if v.lifecycle.state not in ("draining", "stopped")]
+        return not self.draining and bool(wanted) and TAKING.issuperset(wanted)
+
+    def adopt(self, fleet: Fleet) -> None:
+        """New names, limits and timeouts count from now on. Variants that `fleet` lacks stay until `forget`."""
+        known = self._variants
+        wanted = {e.name: known.get(e.name) or served(e, fleet, self._socket_dir) for e in fleet.variants}
+        self._variants = wanted | {name: variant for name, variant in known.items() if name not in wanted}
+        self._splits = splits_of(fleet.aliases)
+        self.fleet = fleet
+        for entry in fleet.variants:
+            wanted[entry.name].gate.resize(capacity_of(entry, fleet), fleet.limits.max_queued)
+            for replica in wanted[entry.name].replicas:
+                replica.pool.connect_s = fleet.timeouts.connect_s
+
+    def forget(self, name: str) -> None:
+        self._variants = {known: variant for known, variant in self._variants.items() if known != name}
+
+    def renew(self, variant: ServedVariant, entry: VariantEntry) -> None:
+        """The variant is another one under the same name: nothing of it runs now."""
+        variant.entry, variant.checkpoint = entry, None
+        variant.replicas = replicas_of(entry, self.fleet, self._socket_dir)
 
 
 def served(entry: VariantEntry, fleet: Fleet, socket_dir: str) -> ServedVariant:
     """A variant that nobody has started yet."""
+    gate = Gate(entry.name, capacity_of(entry, fleet), fleet.limits.max_queued)
+    return ServedVariant(entry, replicas_of(entry, fleet, socket_dir), gate)
+
+
+def capacity_of(entry: VariantEntry, fleet: Fleet) -> int | None:
+    return entry.max_in_flight or fleet.limits.max_in_flight_per_variant
+
+
+def replicas_of(entry: VariantEntry, fleet: Fleet, socket_dir: str) -> tuple[Replica, ...]:
     connect_s = fleet.timeouts.connect_s
-    replicas = tuple(Replica.at(address, connect_s) for address in addresses_of(entry, socket_dir))
-    capacity = entry.max_in_flight or fleet.limits.max_in_flight_per_variant
-    return ServedVariant(entry, replicas, Gate(entry.name, capacity, fleet.limits.max_queued))
+    return tuple(Replica.at(address, connect_s) for address in addresses_of(entry, socket_dir))
 
 
 def addresses_of(entry: VariantEntry, socket_dir: str) -> list[Address]:

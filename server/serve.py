@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import uvicorn
 import uvloop
 
 from artifacts.document import Document
-from artifacts.errors import ServingError
+from artifacts.errors import PrunebenchError, ServingError
 from artifacts.files import disk_error
 from artifacts.fleet import Fleet
 from artifacts.priority import served_first
@@ -29,10 +30,12 @@ from server.gateway import Gateway
 from server.keys import Keyring
 from server.metrics import GatewayMetrics
 from server.registry import Registry
-from server.supervisor import Announce, Supervisor
+from server.supervisor import Supervisor
+from server.workshop import Announce
 
-DRAIN_S = 30
 KEEP_ALIVE_S = 75
+# Answers that were broken off take no time to end; whoever has not ended then never will.
+CUT_OFF_WITHIN_S = 5
 
 
 class VariantCounts(Document):
@@ -51,16 +54,19 @@ class ServeSummary(Document):
     variants: dict[str, VariantCounts]
 
 
-def serve(fleet: Fleet, host: str, port: int, announce: Callable[[str], None]) -> ServeSummary:
+def serve(
+    fleet: Fleet, host: str, port: int, announce: Callable[[str], None], source: Path | None = None
+) -> ServeSummary:
     """Serves until SIGINT or SIGTERM; then lets requests in flight finish (a second signal: does not).
 
-    Port 0 takes a free one. Must run in the main thread. Raises ServingError, CheckpointError or ConfigError if the
-    port is taken or a variant cannot be started; no process is left in any case.
+    SIGHUP reads the fleet again from `source`, the file that it came from. Port 0 takes a free one. Must run in the
+    main thread. Raises ServingError, CheckpointError or ConfigError if the port is taken or a variant cannot be
+    started; no process is left in any case.
     """
     with contextlib.closing(_listener(host, port)) as listener:
         url = f"http://{_bracketed(host)}:{listener.getsockname()[1]}"
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(fleet, listener, url, announce))
+            return runner.run(_serve(fleet, listener, url, announce, source))
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -86,7 +92,9 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Announce) -> ServeSummary:
+async def _serve(
+    fleet: Fleet, listener: socket.socket, url: str, announce: Announce, source: Path | None
+) -> ServeSummary:
     began_s = time.monotonic()
     keyring = None if fleet.keys_file is None else Keyring(Path(fleet.keys_file), announce)
     with (
@@ -97,15 +105,16 @@ async def _serve(fleet: Fleet, listener: socket.socket, url: str, announce: Anno
     ):
         registry = Registry(fleet, str(sockets))
         metrics = GatewayMetrics(registry, requests)
-        supervisor = Supervisor(registry, this_machine(), logs, announce)
-        endpoint = Endpoint(Gateway(registry, metrics, keyring), listener, lambda: registry.fleet)
+        supervisor = Supervisor(registry, this_machine(), logs, announce, source)
+        endpoint = Endpoint(Gateway(registry, metrics, keyring, supervisor), listener, lambda: registry.fleet)
         stop = _stop_on_signals(endpoint, supervisor)
+        _reload_on_signal(supervisor, announce)
         try:
             await _until(stop, supervisor, endpoint, lambda: announce(f"serving on {url}"))
         finally:
             registry.draining = True
             announce("stopping: requests in flight may finish")
-            await endpoint.drain()
+            await _drain(endpoint, supervisor, registry.fleet.timeouts.drain_s)
             await supervisor.stop_all()
     return _summary(registry, metrics, url, time.monotonic() - began_s)
 
@@ -129,6 +138,13 @@ async def _until(stop: asyncio.Event, supervisor: Supervisor, endpoint: Endpoint
         await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
+async def _drain(endpoint: Endpoint, supervisor: Supervisor, within_s: float) -> None:
+    """Requests in flight finish, or are told in time that they will not."""
+    cutting = asyncio.create_task(supervisor.cut_off(within_s))
+    await endpoint.drain(within_s + CUT_OFF_WITHIN_S)
+    cutting.cancel()
+
+
 def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Event:
     """The first signal sets the returned event; a second one ends waiting requests and engines at once."""
     stop = asyncio.Event()
@@ -142,6 +158,23 @@ def _stop_on_signals(endpoint: Endpoint, supervisor: Supervisor) -> asyncio.Even
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stop
+
+
+def _reload_on_signal(supervisor: Supervisor, announce: Announce) -> None:
+    async def reload() -> None:
+        try:
+            await supervisor.reload()
+        except PrunebenchError as error:
+            announce(f"the fleet file was not taken and nothing has changed: {error}")
+
+    reloading: set[asyncio.Task[None]] = set()
+
+    def on_signal() -> None:
+        task = asyncio.create_task(reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_signal)
 
 
 class Endpoint(uvicorn.Server):
@@ -159,7 +192,6 @@ class Endpoint(uvicorn.Server):
             proxy_headers=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
         )
         super().__init__(config)
         self.serving = asyncio.create_task(self.serve([listener]))
@@ -168,8 +200,9 @@ class Endpoint(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def drain(self) -> None:
-        """Takes no new connection and returns when the requests in flight are answered, or `DRAIN_S` later."""
+    async def drain(self, within_s: float) -> None:
+        """Takes no new connection and returns when the requests in flight are answered, or so much later."""
+        self.config.timeout_graceful_shutdown = math.ceil(within_s)
         self.should_exit = True
         await self.serving
 

@@ -4,7 +4,8 @@ Token k of a request leaves `ttft + k x gap` after its last byte arrived, on an 
 add up. Stands in for vLLM in tests and calibrates load clients. One protocol class on uvloop, no framework.
 
 `python -m server.simulator (--uds SOCK | --port N) --served-model-name NAME [--ttft-ms X] [--itl-ms X]
-[--fail-after-tokens N]`; with the last, the process exits with status 1 after N tokens in all.
+[--fail-after-tokens N] [--log-mib N]`; the last two are faults: exit with status 1 after N tokens in all, write so
+much to the log as fast as it is taken.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -198,6 +200,12 @@ async def simulate(simulation: Simulation, socket_path: str | None, port: int | 
         await server.serve_forever()
 
 
+def flood_log(mib: int) -> None:
+    line = b"INFO the same line again and again".ljust(1023) + b"\n"
+    for _ in range(mib << 10):
+        os.write(2, line)
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m server.simulator", description="A regular stand-in for vLLM.")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -207,7 +215,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--ttft-ms", type=float, default=1.0)
     parser.add_argument("--itl-ms", type=float, default=1.0)
     parser.add_argument("--fail-after-tokens", type=int)
+    parser.add_argument("--log-mib", type=int, default=0)
     asked = parser.parse_args(arguments)
+    threading.Thread(target=flood_log, args=(asked.log_mib,), daemon=True).start()
     simulation = Simulation(asked.served_model_name, asked.ttft_ms / 1e3, asked.itl_ms / 1e3, asked.fail_after_tokens)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(simulate(simulation, asked.uds, asked.port))

@@ -5,70 +5,71 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
-from typing import IO
 
 from artifacts.errors import ServingError
-from server import warden
 from server.connection import UpstreamLost
 from server.diagnosis import reason_of
 from server.engines import EngineCommand
 from server.pool import UpstreamPool, fetch
+from server.warden import under_warden
 
 GRACE_S = 10.0
 PROBE_EVERY_S = 0.1
-LOG_TAIL_BYTES = 256 * 1024
 
 
 class WorkerProcess:
     """An engine under its warden. The engine ends when this object's process ends, whatever the reason."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path, log_offset: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._log_path = log_path
-        self._log_offset = log_offset
+        self._end = asyncio.create_task(self._last_words())
 
     @classmethod
     async def start(cls, command: EngineCommand, log_path: Path) -> WorkerProcess:
         """Appends the engine's output to `log_path`. Raises ServingError if no process can be made."""
         try:
-            with log_path.open("ab") as log:
-                offset = log.tell()
-                process = await _spawn(command, log)
+            with log_path.open("ab"):
+                process = await _spawn(command, log_path)
         except OSError as error:
             raise ServingError(f"No worker can be started ({error}). Free memory, processes or disk space.") from error
-        return cls(process, log_path, offset)
+        return cls(process)
 
     async def exited(self) -> str:
-        """Waits until the engine has ended; returns why, in one sentence."""
-        code = await self._process.wait()
-        return reason_of(self._log(), code)
+        """Waits until the engine's first process has ended; returns why, in one sentence.
 
-    def _log(self) -> str:
-        with self._log_path.open("rb") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            stream.seek(max(self._log_offset, end - LOG_TAIL_BYTES))
-            return stream.read().decode("utf-8", "replace")
+        Its children may be there for a moment yet, and its memory taken: `stop` waits for them.
+        """
+        return await asyncio.shield(self._end)
 
     async def stop(self) -> None:
         """Lets the engine finish within `GRACE_S`; when this returns, neither it nor a child of it is left."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         await self._process.wait()
+        await self.exited()
 
     def kill(self) -> None:
         """Ends the engine at once; `stop` still waits for it."""
         if self._process.returncode is None:
             self._process.terminate()
 
+    async def _last_words(self) -> str:
+        """The warden says the code and the last words; one that was killed says nothing."""
+        assert self._process.stdout is not None
+        try:
+            code, length = map(int, (await self._process.stdout.readuntil()).split())
+            words = await self._process.stdout.readexactly(length)
+        except asyncio.IncompleteReadError:
+            code, words = await self._process.wait(), b""
+        return reason_of(words.decode("utf-8", "replace"), code)
 
-async def _spawn(command: EngineCommand, log: IO[bytes]) -> asyncio.subprocess.Process:
+
+async def _spawn(command: EngineCommand, log_path: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", warden.__file__, str(GRACE_S), *command.argv),
+        *under_warden(GRACE_S, log_path, command.argv),
         stdin=asyncio.subprocess.PIPE,
-        stdout=log,
-        stderr=log,
+        stdout=asyncio.subprocess.PIPE,
         env={**os.environ, **command.env},
         start_new_session=True,
     )

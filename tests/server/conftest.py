@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from serving_process import ROOT, Serving, Start, launcher, simulated
+from supervised import World, supervising
 
 DENSE = ROOT / "prunebench" / "demo_model"
 
@@ -16,6 +17,11 @@ DENSE = ROOT / "prunebench" / "demo_model"
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     yield from launcher(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., World]:
+    return supervising(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,9 @@ from artifacts.fleet import Fleet
 from server.serve import serve
 from pathlib import Path
 try:
-    summary = serve(Fleet.load(Path(sys.argv[1])), "127.0.0.1", int(sys.argv[2]), lambda m: print(m, file=sys.stderr))
+    source = Path(sys.argv[1])
+    say = lambda m: print(m, file=sys.stderr)
+    summary = serve(Fleet.load(source), "127.0.0.1", int(sys.argv[2]), say, source)
 except PrunebenchError as error:
     sys.exit(f"error: {error}")
 print(summary.model_dump_json())
@@ -55,6 +57,7 @@ class Serving:
     process: subprocess.Popen[str]
     port: int
     log_dir: Path
+    fleet_path: Path
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,10 +89,21 @@ class Serving:
         found = {}
         for warden in children_of(self.process.pid):
             for engine in children_of(warden):
-                arguments = Path(f"/proc/{engine}/cmdline").read_text().split("\0")
+                arguments = _read(f"/proc/{engine}/cmdline").split("\0")
                 if "--served-model-name" in arguments:  # between fork and exec it is still its warden's
                     found[arguments[arguments.index("--served-model-name") + 1]] = engine
         return found
+
+    def order(self, name: str, order: str) -> tuple[int, str]:
+        """Status, and the state that the variant is in now or the error's code."""
+        answer = self.client.post(f"/variants/{name}/{order}")
+        fields = answer.json()
+        return answer.status_code, fields["error"]["code"] if "error" in fields else fields["state"]
+
+    def refleet(self, variants: list[dict[str, Any]], **fleet: Any) -> None:
+        """Writes the fleet file anew; nobody reads it yet."""
+        document = {"variants": variants, "state_dir": str(self.log_dir), **fleet}
+        Fleet.parse(document, "the test's fleet").save(self.fleet_path)
 
     def stop(self, number: int = signal.SIGTERM, within_s: float = 60.0) -> dict[str, Any]:
         """Ends the server; returns its summary."""
@@ -101,7 +115,15 @@ class Serving:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def _read(path: str) -> str:
+    """Empty for a process that is gone."""
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def processes_with(text: str) -> list[int]:
@@ -163,7 +185,7 @@ def launcher(folder: Path) -> Iterator[Start]:
             text=True,
             env=environment,
         )
-        running.append(Serving(process, port, logs))
+        running.append(Serving(process, port, logs, path))
         return running[-1]
 
     yield start

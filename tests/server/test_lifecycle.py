@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from server.lifecycle import CEILING_DELAY_S, FORGIVEN_AFTER_S, STATES, Lifecycle, State
+from server.lifecycle import CEILING_DELAY_S, FORGIVEN_AFTER_S, QUEUEING, STATES, TAKING, Lifecycle, State
 
 
 def crashed(times: int, up_s: float = 0.0) -> Lifecycle:
@@ -58,26 +58,65 @@ def test_only_a_waiting_variant_waits(state: State) -> None:
 
 
 MOVES = [
-    ("queued", {"starting", "stopped"}, "a queued variant gets its turn or the server ends"),
+    ("queued", {"starting", "asleep", "stopped"}, "a queued variant gets its turn, or sleeps until it is asked for"),
     ("starting", {"ready", "failed", "stopped"}, "a start ends well or badly"),
-    ("ready", {"failed", "stopped"}, "a ready worker can only die"),
-    ("backoff", {"starting", "ready", "stopped"}, "after waiting comes another start, or a remote one is back"),
-    ("stopped", {"stopped"}, "the end is the end, and may be told twice"),
+    ("ready", {"dozing", "draining", "failed", "stopped"}, "a ready worker goes to sleep, leaves, or dies"),
+    (
+        "dozing",
+        {"asleep", "draining", "stopped"},
+        "whoever dozes sleeps next: a worker that dies meanwhile is asleep too",
+    ),
+    ("asleep", {"waking", "stopped"}, "a sleeper wakes before it does anything else"),
+    ("waking", {"ready", "asleep", "failed", "stopped"}, "waking is a start that can be called off"),
+    ("draining", {"stopped"}, "whoever drains does not come back by itself"),
+    (
+        "backoff",
+        {"starting", "ready", "asleep", "stopped"},
+        "then comes another start, or a remote one is back",
+    ),
+    ("stopped", {"queued", "asleep", "stopped"}, "a stopped one is started on request; the end may be told twice"),
 ]
+
+
+def test_the_table_names_every_state() -> None:
+    assert [state for state, *_ in MOVES] == list(STATES)
 
 
 @pytest.mark.parametrize(("state", "allowed", "why"), MOVES)
 def test_moves(state: State, allowed: set[str], why: str) -> None:
     life = Lifecycle(state=state)
     moves = {
+        "queued": lambda: life.queued(1),
         "starting": lambda: life.starting(1),
         "ready": lambda: life.ready(1),
+        "dozing": lambda: life.dozing(1),
+        "asleep": lambda: life.asleep(1),
+        "waking": lambda: life.waking(1),
+        "draining": lambda: life.draining(1, "on request"),
         "failed": lambda: life.failed(1, "boom"),
         "stopped": lambda: life.stopped(1),
     }
     for name, move in moves.items():
         if name in allowed:
-            move()
+            assert move().state == {"failed": "backoff"}.get(name, name), why
         else:
             with pytest.raises(ValueError, match="a variant cannot go from"):
                 move()
+
+
+def test_waiting_states_take_requests_and_leaving_ones_do_not() -> None:
+    assert {"dozing", "asleep", "waking"} == QUEUEING
+    assert {"ready", "dozing", "asleep", "waking"} == TAKING
+
+
+def test_a_wake_after_a_failure_counts_as_a_restart_and_keeps_the_reason_until_ready() -> None:
+    failed = Lifecycle().starting(0).ready(0).failed(1, "boom").asleep(2)
+    assert (failed.reason, failed.waking(3).restarts, failed.waking(3).ready(4).reason) == ("boom", 1, None)
+    slept = Lifecycle().starting(0).ready(0).dozing(1).asleep(2)
+    assert slept.waking(3).restarts == 0
+
+
+def test_a_stop_says_why_and_a_start_forgets_it() -> None:
+    stopped = Lifecycle().starting(0).ready(0).draining(1, "on request").stopped(2)
+    assert (stopped.reason, stopped.queued(3).reason, stopped.asleep(3).reason) == ("on request", None, None)
+    assert Lifecycle().starting(0).failed(1, "boom").stopped(2).reason == "boom"

@@ -6,100 +6,21 @@ Engines are entries in a table here: no process is started.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from supervised import World
 
-from artifacts.errors import CheckpointError, ServingError
-from artifacts.fleet import Fleet
-from server import lifecycle, supervisor
-from server.engines import EngineCommand, Machine
+from artifacts.errors import CheckpointError, ConfigError, ServingError
+from artifacts.fleet import Fleet, VariantEntry
+from server import berth, lifecycle, supervisor
+from server.engines import Machine
 from server.lifecycle import Lifecycle
 from server.memory import OVERHEAD_BYTES, Need
-from server.pool import UpstreamPool
 from server.registry import Registry
-from server.supervisor import Supervisor, need_of
-
-
-@dataclass
-class Engine:
-    """One start of a variant's engine; `died` is set to why it ends."""
-
-    name: str
-    died: asyncio.Future[str]
-    stopped: bool = False
-    killed: bool = False
-
-    async def exited(self) -> str:
-        return await asyncio.shield(self.died)
-
-    async def stop(self) -> None:
-        self.stopped = True
-
-    def kill(self) -> None:
-        self.killed = True
-
-
-@dataclass
-class World:
-    """The fleet under test; `never` lists variants that come up but say nothing, `refuse` those that end at once."""
-
-    registry: Registry
-    supervisor: Supervisor
-    engines: list[Engine] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    never: set[str] = field(default_factory=set)
-    refuse: dict[str, str] = field(default_factory=dict)
-    most_starting: int = 0
-
-    async def start_engine(self, command: EngineCommand, log_path: Path) -> Engine:
-        engine = Engine(log_path.stem, asyncio.get_running_loop().create_future())
-        self.engines.append(engine)
-        starting = [v.name for v in self.registry if v.lifecycle.state == "starting"]
-        self.most_starting = max(self.most_starting, len(starting))
-        if engine.name in self.refuse:
-            engine.died.set_result(self.refuse[engine.name])
-        return engine
-
-    async def until_ready(self, pool: UpstreamPool, name: str) -> None:
-        await asyncio.sleep(0)
-        if name in self.never or name in self.refuse:
-            await asyncio.Event().wait()
-
-    def states(self) -> dict[str, str]:
-        return {variant.name: variant.lifecycle.state for variant in self.registry}
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - the supervisor tells nobody about its state
-                await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., World]:
-    """`run(use, names)` supervises simulators of these names, without delays, while `use` runs; then stops them all."""
-    monkeypatch.setattr(lifecycle, "FIRST_DELAY_S", 0.001)
-
-    def supervise(use: Callable[[World], Awaitable[None]], *names: str, **fleet: Any) -> World:
-        async def main() -> World:
-            entries = [{"name": name, "engine": "sim"} for name in names]
-            registry = Registry(Fleet.parse({"variants": entries, **fleet}, "the test's fleet"), str(tmp_path))
-            said: list[str] = []
-            world = World(registry, Supervisor(registry, Machine(None, "cpu"), tmp_path, said.append), said=said)
-            monkeypatch.setattr(supervisor.WorkerProcess, "start", world.start_engine)
-            monkeypatch.setattr(supervisor, "until_ready", world.until_ready)
-            try:
-                await use(world)
-            finally:
-                await world.supervisor.stop_all()
-            return world
-
-        return asyncio.run(main())
-
-    return supervise
+from server.workshop import Workshop, need_of
 
 
 def test_all_come_up_one_after_the_other_in_the_fleets_order(run: Callable[..., World]) -> None:
@@ -186,12 +107,13 @@ def test_a_checkpoint_is_looked_at_again_before_each_new_start(
     """Somebody may have replaced or damaged the folder while the engine ran."""
     looked: list[str] = []
 
-    async def check(self: Supervisor, variant: Any) -> None:
-        looked.append(variant.name)
+    async def check(entry: VariantEntry) -> None:
+        looked.append(entry.name)
         if len(looked) == 3:
             raise CheckpointError("model.safetensors is damaged")
 
-    monkeypatch.setattr(Supervisor, "_check", check)
+    monkeypatch.setattr(berth, "checkpoint_of", check)
+    monkeypatch.setattr(supervisor, "checkpoint_of", check)
 
     async def use(world: World) -> None:
         await world.supervisor.start_all()
@@ -240,6 +162,29 @@ def test_a_socket_left_by_a_killed_engine_is_removed_before_the_next_binds(
     run(use, "a")
 
 
+def test_a_fleet_of_folders_cannot_be_reloaded(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        await world.supervisor.start_all()
+        with pytest.raises(ConfigError, match="made of folders; only one that was read from a file can be reloaded"):
+            await world.supervisor.reload()
+
+    run(use, "a")
+
+
+def test_no_orders_are_taken_before_all_have_started(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        with pytest.raises(ServingError, match="still starting") as early:
+            world.supervisor.order("a", "stop")
+        assert early.value.status == 409
+        await world.supervisor.start_all()
+        assert world.supervisor.order("a", "stop")
+        world.registry.draining = True
+        with pytest.raises(ServingError, match="shutting down"):
+            world.supervisor.order("a", "start")
+
+    run(use, "a")
+
+
 NEEDS = [
     ({"model": "org/hub"}, {"kv_cache_bytes": 7}, Need("a", 0, 7), "a hub model's weights are not known"),
     ({"model": "org/hub", "kv_cache_bytes": 5}, {"kv_cache_bytes": 7}, Need("a", 0, 5), "an entry's own cache counts"),
@@ -250,8 +195,7 @@ NEEDS = [
 @pytest.mark.parametrize(("entry", "fleet", "need", "why"), NEEDS, ids=[why for *_, why in NEEDS])
 def test_need(entry: dict[str, Any], fleet: dict[str, Any], need: Need, why: str) -> None:
     parsed = Fleet.parse({"variants": [{"name": "a", **entry}], **fleet}, "the test's fleet")
-    (variant,) = Registry(parsed, "/run")
-    found = need_of(variant, parsed)
+    found = need_of(parsed.variants[0], parsed)
     assert found == need, why
     assert found.total_bytes == need.weights_bytes + need.kv_cache_bytes + OVERHEAD_BYTES
 
@@ -272,7 +216,8 @@ def test_who_is_asked_about_memory(
     registry = Registry(Fleet.parse({"variants": [{"name": "a", **entry}]}, "the test's fleet"), str(tmp_path))
 
     async def ask() -> None:
-        Supervisor(registry, Machine((0, 32), device), tmp_path, lambda line: None)._require_memory()
+        shop = Workshop(registry, Machine((0, 32), device), tmp_path, str, asyncio.Future(), lambda: None)
+        shop.require_memory(registry.fleet.variants, registry.fleet)
 
     if refused:
         with pytest.raises(ServingError, match="'a' does not fit"):
