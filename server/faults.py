@@ -210,7 +210,7 @@ def no_room_awake(name: str, limit: int) -> ServingError:
 
 def not_reloaded(detail: str) -> ServingError:
     message = f"The fleet file was not taken and nothing has changed: {detail}"
-    return ServingError(message, status=422, error_type=INVALID, code="fleet_not_reloaded")
+    return ServingError(message, status=409, error_type=INVALID, code="fleet_not_reloaded")
 
 
 def unreachable(name: str) -> ServingError:

@@ -21,7 +21,7 @@ REFUSALS = {
     404: "no such model or path",
     405: "another method works here",
     408: "the request took too long to arrive",
-    409: "the variant is in no state for this",
+    409: "the variant, or the fleet file, is in no state for this",
     413: "the body is too large",
     414: "the path is too long",
     429: "too many requests are in flight or wait",

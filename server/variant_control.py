@@ -60,7 +60,7 @@ _ORDERED: dict[int | str, dict[str, Any]] = {
     409: {"model": Refusal, "description": "impossible in the variant's state"},
     **_UNKNOWN,
 }
-_RELOADED: dict[int | str, dict[str, Any]] = {422: {"model": Refusal, "description": "the file cannot be taken"}}
+_RELOADED: dict[int | str, dict[str, Any]] = {409: {"model": Refusal, "description": "the file cannot be taken"}}
 _ABOUT: dict[Order, str] = {
     "start": "Start a stopped variant, or one that waits after a failure, now.",
     "stop": "Stop a variant at once: requests inside end with an error.",

@@ -171,7 +171,7 @@ async def opened(
         finally:
             for peer in found.peers:
                 peer.writer.close()
-            await found.endpoint.drain()
+            await found.endpoint.drain(5)
             found.variant.pool.close()
             listener.close()
     assert (registry.held, found.variant.gate.in_flight) == (0, 0)

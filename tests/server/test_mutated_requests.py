@@ -119,7 +119,7 @@ def in_gateway(folder: Path, use: Callable[[int], Awaitable[None]]) -> tuple[int
             before = await _settled(variant.pool.close)
             await use(listener.getsockname()[1])
             after = await _settled(variant.pool.close)
-            await endpoint.drain()
+            await endpoint.drain(5)
         worker.close()
         assert (registry.held, variant.gate.in_flight, simulation.running) == (0, 0, 0)
         return after[0] - before[0], after[1] - before[1]

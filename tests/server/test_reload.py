@@ -116,11 +116,11 @@ def test_a_file_that_cannot_be_taken_changes_nothing(serving: Serving) -> None:
         serving.fleet_path.write_text(text.replace("DIR", str(serving.log_dir)))
         answer = reload(serving)
         error: dict[str, Any] = answer.json()["error"]
-        assert (answer.status_code, error["code"]) == (422, "fleet_not_reloaded"), text
+        assert (answer.status_code, error["code"]) == (409, "fleet_not_reloaded"), text
         assert complaint in error["message"]
         assert "nothing has changed" in error["message"]
     serving.fleet_path.unlink()
-    assert reload(serving).status_code == 422
+    assert reload(serving).status_code == 409
     serving.process.send_signal(signal.SIGHUP)
     assert serving.client.post("/v1/completions", json={"model": "a", **ASK}).status_code == 200
     assert serving.workers() == workers
