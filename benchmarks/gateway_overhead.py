@@ -56,10 +56,11 @@ general_settings: {{master_key: {KEY}}}
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to the engine; without `argv` the direct one."""
+    """A way to the engine; without `argv` the direct one. `once`: in the first repetition only, because it is slow."""
 
     name: str
     argv: tuple[str, ...] = ()
+    once: bool = False
 
 
 def main() -> None:
@@ -95,7 +96,8 @@ def arms(folder: Path, vllm_router: Path | None, litellm: Path | None) -> Iterat
     if litellm is not None:
         config = folder / "litellm.yaml"
         config.write_text(LITELLM)
-        yield Arm("litellm", (str(litellm), "--config", str(config), "--port", str(PROXY_PORT), "--num_workers", "1"))
+        argv = (str(litellm), "--config", str(config), "--port", str(PROXY_PORT), "--num_workers", "1")
+        yield Arm("litellm", argv, once=True)
 
 
 def measure(arms: list[Arm], repeats: int, folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +111,7 @@ def measure(arms: list[Arm], repeats: int, folder: Path) -> list[dict[str, Any]]
         running((*engine, "--uds", str(folder / SOCKET)), CLIENT_CORE),
     ):
         for repeat in range(repeats):
-            for arm in arms:
+            for arm in (arm for arm in arms if not (arm.once and repeat)):
                 row = {"arm": arm.name, "repeat": repeat, **asdict(measured(arm))}
                 sys.stderr.write(json.dumps(row) + "\n")
                 rows.append(row)
@@ -196,7 +198,7 @@ def render(raw: dict[str, Any]) -> str:
         "",
         f"Directly, the first token takes {direct['ttft_idle_ms']:.3f} ms idle and {direct['ttft_loaded_ms']:.3f} ms "
         f"under load, and {direct['tokens_per_s']:,.0f} tokens/s arrive. Median [least, most] of {raw['repeats']} "
-        "repetitions; differences and shares are taken within a repetition. Load: 64 streams of 500 tokens, one every "
+        "repetitions (LiteLLM: one); differences and shares are taken within a repetition. Load: 64 streams of 500 tokens, one every "
         f"{ITL_MS} ms and one write each, arrivals spread evenly. A request is one with one token, 8 clients at a "
         "time. Processor time is that of the proxy's processes, user and system; per token it is what the streams took "
         "above their requests. prunebench reaches the engine as its own workers, over a Unix socket, all others over "
