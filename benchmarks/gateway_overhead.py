@@ -70,10 +70,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if not options.render_only:
+        provenance = collect_provenance().model_dump(mode="json")
         with tempfile.TemporaryDirectory() as folder:
             ways = list(arms(Path(folder), options.vllm_router, options.litellm))
             rows = measure(ways, options.repeats, Path(folder))
-        provenance = collect_provenance().model_dump(mode="json")
         write_raw(STEM, {"repeats": options.repeats, "rows": rows, "provenance": provenance})
     draw_page(STEM, render)
 
@@ -198,8 +198,9 @@ def render(raw: dict[str, Any]) -> str:
         "",
         f"Directly, the first token takes {direct['ttft_idle_ms']:.3f} ms idle and {direct['ttft_loaded_ms']:.3f} ms "
         f"under load, and {direct['tokens_per_s']:,.0f} tokens/s arrive. Median [least, most] of {raw['repeats']} "
-        "repetitions (LiteLLM: one); differences and shares are taken within a repetition. Load: 64 streams of 500 tokens, one every "
-        f"{ITL_MS} ms and one write each, arrivals spread evenly. A request is one with one token, 8 clients at a "
+        "repetitions (LiteLLM: one); differences and shares are taken within a repetition. Load: 64 streams of 500 "
+        f"tokens, one every {ITL_MS} ms and one write each, arrivals spread evenly; before it 800 requests and 64 "
+        "short streams that do not count. A request is one with one token, 8 clients at a "
         "time. Processor time is that of the proxy's processes, user and system; per token it is what the streams took "
         "above their requests. prunebench reaches the engine as its own workers, over a Unix socket, all others over "
         "loopback TCP; prunebench and LiteLLM check a key, prunebench keeps its histograms. The proxy has one core, "

@@ -50,7 +50,8 @@ async def measure_arm(address: Address, pid: int | None, key: str | None) -> Mea
     headers = [(b"content-type", b"application/json")]
     headers += [(b"authorization", b"Bearer " + key.encode())] if key else []
     await until_ready(pool, headers)
-    await load(pool, headers, 8, 20, 2)
+    await in_time(load(pool, headers, SHORT_CLIENTS, 1, 100))
+    await in_time(load(pool, headers, STREAMS, 50, 1))
     idle = await in_time(load(pool, headers, 1, 1, IDLE_REQUESTS))
     before_s = cpu_s(pid)
     short = await in_time(load(pool, headers, SHORT_CLIENTS, 1, SHORT_REQUESTS))
