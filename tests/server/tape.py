@@ -42,6 +42,8 @@ class _Half:
         self._exchanges.append(Exchange(url))
 
     def on_body(self, body: bytes) -> None:
+        if not self._exchanges:
+            return  # erased meanwhile
         exchange = self._exchanges[-1]
         if self._requests:
             exchange.asked += body
@@ -49,7 +51,7 @@ class _Half:
             exchange.answered += body
 
     def on_message_complete(self) -> None:
-        if not self._requests:
+        if not self._requests and self._exchanges:
             self._exchanges[-1].status = self._parser.get_status_code()
 
 
