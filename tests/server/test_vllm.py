@@ -100,7 +100,7 @@ def test_a_server_killed_during_the_start_leaves_no_engine(start: Start, engine_
     engine = eventually(lambda: serving.workers().get("orphan-engine"), 30, "the engine process runs")
     core = eventually(lambda: [pid for pid in children_of(engine) if _is_core(pid)], 200, "its core runs")
     serving.process.kill()
-    serving.process.communicate(timeout=10)
+    serving.process.communicate(timeout=30)
     eventually(lambda: not processes_with("orphan-engine"), 20, "the API server is gone")
     eventually(lambda: not Path(f"/proc/{core[0]}").exists(), 20, "its core is gone")
 
