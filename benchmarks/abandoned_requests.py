@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from benchmarks.pages import draw_page, made_with, page_parser, write_raw
+from benchmarks.processor_time import processor_ns
 
 ROOT = Path(__file__).resolve().parents[1]
 STEM = Path(__file__).with_name("abandoned_requests_cpu_202611")
@@ -141,11 +142,6 @@ def idle_after(core: int, left_s: float) -> float:
             last_s = time.perf_counter()
         seen_ns = now_ns
     return last_s - left_s
-
-
-def processor_ns(pid: int) -> int:
-    """Of all threads."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def generated() -> int:

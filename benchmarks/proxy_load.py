@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.processor_time import processor_ns
 from server.connection import UpstreamLost
 from server.pool import Address, Exchange, UpstreamPool, request_bytes
 
@@ -132,6 +133,5 @@ def cpu_s(pid: int | None) -> float:
     """Of all threads of the process and of those below it, in nanosecond steps."""
     if pid is None:
         return 0.0
-    own = sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own / 1e9 + sum(cpu_s(int(child)) for child in children)
+    return processor_ns(pid) / 1e9 + sum(cpu_s(int(child)) for child in children)

@@ -119,7 +119,6 @@ class Gate:
         if self.on_wait is not None and not self.is_open:
             self.on_wait()
         client.attach(place)
-        came_s = time.perf_counter()
         inside = False
         try:
             async with asyncio.timeout(patience_s):
@@ -133,7 +132,7 @@ class Gate:
                 self._queue.remove(place)
             if place.admitted and not inside:
                 self.leave()
-        return time.perf_counter() - came_s
+        return time.monotonic() - place.since_s
 
     def leave(self) -> None:
         self.in_flight -= 1

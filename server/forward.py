@@ -155,8 +155,7 @@ class _Forwarding:
         self._client: Client = scope["extensions"][EXTENSION]
         self._send = send
         self._request = request
-        self._pool = replica.pool
-        self._exchange = Exchange(self._pool)
+        self._exchange = Exchange(replica.pool)
         self._head: ResponseHead | None = None
         self._before, self._last = b"", b"\n\n"
         self._looked_at_bytes = 0
@@ -202,7 +201,7 @@ class _Forwarding:
             self._variant.note(self._replica, error.strerror or str(error) or "no connection in time", time.monotonic())
             fault = faults.unreachable(self._variant.name)
             if isinstance(error, TimeoutError):
-                fault = faults.too_slow(self._variant.name, "connect", self._pool.connect_s)
+                fault = faults.too_slow(self._variant.name, "connect", self._replica.pool.connect_s)
             raise fault if self._exchange.sent else NothingSent(fault) from error
 
     async def _begin_answer(self, head: ResponseHead) -> None:

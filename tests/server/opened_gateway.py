@@ -147,6 +147,20 @@ class Opened:
             writer.close()
 
 
+def flooding(closed: asyncio.Event, piece_bytes: int = 60_000) -> Script:
+    """A worker whose stream goes on until the gateway hangs up, which sets `closed`."""
+
+    async def flood(exchange: Exchange) -> None:
+        await exchange.say(EVENTS)
+        try:
+            while True:
+                await exchange.say(chunk(b"x" * piece_bytes))
+        except ConnectionError:
+            closed.set()
+
+    return flood
+
+
 async def plainly(exchange: Exchange) -> None:
     await exchange.say(PLAIN)
 

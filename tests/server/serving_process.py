@@ -114,6 +114,16 @@ class Serving:
         return dict(json.loads(output))
 
 
+def argument_of(pid: int, flag: str) -> str | None:
+    """What follows `flag` on the process's command line."""
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return arguments[arguments.index(flag) + 1] if flag in arguments else None
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
 

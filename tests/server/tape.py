@@ -25,34 +25,40 @@ class Exchange:
 
 
 class _Half:
-    """Feeds one direction of a connection to a parser and its bodies to the exchange that is under way."""
+    """Feeds one direction of a connection to a parser, and its bodies to the exchange that is under way there."""
 
-    def __init__(self, exchanges: list[Exchange], *, requests: bool) -> None:
-        self._exchanges = exchanges
+    def __init__(self, line: _Line, *, requests: bool) -> None:
+        self._line = line
         self._requests = requests
-        self._parser = self._new_parser()
-
-    def _new_parser(self) -> Any:
-        return HttpRequestParser(self) if self._requests else HttpResponseParser(self)
+        self._parser: Any = HttpRequestParser(self) if requests else HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
-        self._exchanges.append(Exchange(url))
+        self._line.begin(url)
 
     def on_body(self, body: bytes) -> None:
-        if not self._exchanges:
-            return  # erased meanwhile
-        exchange = self._exchanges[-1]
         if self._requests:
-            exchange.asked += body
+            self._line.now.asked += body
         else:
-            exchange.answered += body
+            self._line.now.answered += body
 
     def on_message_complete(self) -> None:
-        if not self._requests and self._exchanges:
-            self._exchanges[-1].status = self._parser.get_status_code()
+        if not self._requests:
+            self._line.now.status = self._parser.get_status_code()
+
+
+class _Line:
+    """One connection: its exchanges follow each other."""
+
+    def __init__(self, exchanges: list[Exchange]) -> None:
+        self._exchanges = exchanges
+        self.now = Exchange()
+
+    def begin(self, url: bytes) -> None:
+        self.now = Exchange(url)
+        self._exchanges.append(self.now)
 
 
 class Tape(socketserver.ThreadingUnixStreamServer):
@@ -62,30 +68,24 @@ class Tape(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, path: Path, worker: str) -> None:
         self.worker = worker
-        self.connections: list[list[Exchange]] = []
+        self.exchanges: list[Exchange] = []
         super().__init__(str(path), _Pump)
 
     @property
     def last(self) -> Exchange:
         """The last exchange under /v1; probes of health are not meant."""
-        found = [each for connection in self.connections for each in connection if each.url.startswith(b"/v1/")]
-        return found[-1]
-
-    def erase(self) -> None:
-        for connection in self.connections:
-            connection.clear()
+        return [each for each in self.exchanges if each.url.startswith(b"/v1/")][-1]
 
 
 class _Pump(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         server: Tape = self.server  # type: ignore[assignment]
-        exchanges: list[Exchange] = []
-        server.connections.append(exchanges)
+        line = _Line(server.exchanges)
         with socket.socket(socket.AF_UNIX) as worker:
             worker.connect(server.worker)
-            back = threading.Thread(target=_pump, args=(worker, self.request, _Half(exchanges, requests=False)))
+            back = threading.Thread(target=_pump, args=(worker, self.request, _Half(line, requests=False)))
             back.start()
-            _pump(self.request, worker, _Half(exchanges, requests=True))
+            _pump(self.request, worker, _Half(line, requests=True))
             back.join()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from opened_gateway import BODY, EVENTS, PLAIN, Exchange, Opened, Peer, ask, chunk, opened, run, until
+from opened_gateway import BODY, EVENTS, PLAIN, Exchange, Opened, Peer, ask, chunk, flooding, opened, run, until
 from uvicorn.server import ServerState
 
 from artifacts.fleet import Fleet
@@ -172,16 +172,8 @@ def test_a_client_that_does_not_read_stops_the_worker_and_little_piles_up(tmp_pa
 def test_a_client_that_leaves_without_reading_ends_the_worker(tmp_path: Path) -> None:
     closed = asyncio.Event()
 
-    async def flood(exchange: Exchange) -> None:
-        await exchange.say(EVENTS)
-        try:
-            while True:
-                await exchange.say(chunk(b"x" * 60_000))
-        except ConnectionError:
-            closed.set()
-
     async def test() -> None:
-        async with opened(tmp_path, flood) as gateway:
+        async with opened(tmp_path, flooding(closed)) as gateway:
             peer = await _small_peer(gateway)
             await until(lambda: _backlog_bytes(gateway))
             peer.writer.transport.abort()

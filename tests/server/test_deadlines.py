@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from opened_gateway import EVENTS, PLAIN, Exchange, Peer, ask, chunk, opened, run, until
+from opened_gateway import EVENTS, PLAIN, Exchange, Peer, ask, chunk, flooding, opened, run, until
 
 from artifacts.limits import Timeouts
 from server.deadlines import Patience
@@ -178,17 +178,9 @@ def test_a_client_that_takes_nothing_is_cut_after_the_total(tmp_path: Path) -> N
     """Its slowness is not the worker's silence, but it may not hold its place for ever either."""
     closed = asyncio.Event()
 
-    async def endless(exchange: Exchange) -> None:
-        await exchange.say(EVENTS)
-        try:
-            while True:
-                await exchange.say(chunk(b"x" * 60_000))
-        except ConnectionError:
-            closed.set()
-
     async def test() -> None:
         timeouts = {"between_tokens_s": 0.1, "total_s": 1.0}
-        async with opened(tmp_path, endless, timeouts=timeouts) as gateway:
+        async with opened(tmp_path, flooding(closed), timeouts=timeouts) as gateway:
             began_s = asyncio.get_running_loop().time()
             peer = await gateway.connect()
             await peer.send(ask())

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving_process import Serving, Start, eventually, simulated
+from serving_process import Serving, Start, eventually, resident_bytes, simulated
 
 from tests.ports import free_port
 
@@ -108,12 +108,12 @@ def test_a_slow_reader_stops_the_worker_instead_of_filling_memory(start: Start) 
     serving = start([simulated("fast", "--ttft-ms", "0", "--itl-ms", "0")], limits={"max_in_flight": 4}).until_ready()
     body = json.dumps({"model": "fast", "prompt": "x", "max_tokens": 100_000, "stream": True}).encode()
     request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    before_bytes = _resident_bytes(serving.process.pid)
+    before_bytes = resident_bytes(serving.process.pid)
     with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as client:
         client.sendall(request)
         assert client.recv(10).startswith(b"HTTP/1.1")
         eventually(lambda: _generated(serving) >= 100_000, 60, "the worker has written 20 MB")
-        assert _resident_bytes(serving.process.pid) - before_bytes < 8 << 20
+        assert resident_bytes(serving.process.pid) - before_bytes < 8 << 20
 
 
 def _generated(serving: Serving) -> float:
@@ -121,10 +121,6 @@ def _generated(serving: Serving) -> float:
         if line.startswith("vllm:generation_tokens_total"):
             return float(line.rsplit(" ", 1)[1])
     return 0.0
-
-
-def _resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 def test_requests_beyond_the_limit_are_told_to_come_back(start: Start) -> None:

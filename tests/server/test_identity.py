@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import openai
 import pytest
-from serving_process import Serving, launcher
+from serving_process import Serving, argument_of, launcher
 from tape import Tape, taped
 
 pytestmark = pytest.mark.engine
@@ -124,7 +123,7 @@ class Ways:
 def ways(engines: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ways]]:
     """By model. A second gateway, because the first one's wires are already laid."""
     folder = tmp_path_factory.mktemp("tapes")
-    sockets = {name: _socket_of(pid) for name, pid in engines.workers().items()}
+    sockets = {name: argument_of(pid, "--uds") or "" for name, pid in engines.workers().items()}
     with ExitStack() as stack:
         tapes = {name: stack.enter_context(taped(folder / name, path)) for name, path in sockets.items()}
         for start in launcher(folder):
@@ -139,17 +138,11 @@ def ways(engines: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             }
 
 
-def _socket_of(pid: int) -> str:
-    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return arguments[arguments.index("--uds") + 1]
-
-
 def require_identity(ways: Ways, feature: str, ask: Callable[[openai.OpenAI], Any]) -> None:
     """Byte for byte what the worker was asked and what it said; a whole answer is also what it says directly.
 
     A stream is not compared with another one: vLLM puts tokens that are ready together into one event.
     """
-    ways.tape.erase()
     seen, wire = ways.through.ask(ask), ways.tape.last
     assert (wire.asked, wire.status, wire.answered) == (seen.asked, seen.status, seen.answered)
     assert (seen.status == 200) == (feature not in REFUSED), seen.answered

@@ -9,10 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from serving_process import Start, eventually, simulated
+from serving_process import Start, eventually, resident_bytes, simulated
 
 from tests.ports import free_port
 
@@ -96,10 +95,6 @@ def slow_reader(port: int) -> socket.socket:
     body = json.dumps({"model": "endless", "prompt": "x", "stream": True}).encode()
     client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     return client
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.mark.timeout(120)
