@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_process import Serving, Start, eventually, loaded, processes_with, simulated
+from serving_process import Serving, Start, children_of, eventually, family_of, loaded, processes_with, simulated
 
 from tests.ports import free_port
 
@@ -154,6 +154,23 @@ def test_a_killed_server_leaves_no_worker_behind(start: Start) -> None:
     serving.process.kill()
     serving.process.communicate(timeout=10)
     eventually(lambda: not processes_with("orphan-1") and not processes_with("orphan-2"), 5, "all workers are gone")
+
+
+def test_no_process_of_the_servers_holds_what_the_server_writes_to(start: Start) -> None:
+    """A killed server's output ends with it, even if an engine is deaf; what goes wrong in a warden is in the log."""
+    serving = start([simulated("deaf-1")]).until_ready()
+    written_to = {os.readlink(f"/proc/{serving.process.pid}/fd/{number}") for number in (1, 2)}
+    below = family_of(serving.process.pid)[1:]
+    assert len(below) == 2
+    for pid in below:
+        assert not written_to & {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    warden, engine = below
+    assert os.readlink(f"/proc/{warden}/fd/2") == str(serving.log_dir / "deaf-1.log")
+    os.kill(engine, signal.SIGSTOP)
+    serving.process.kill()
+    serving.process.communicate(timeout=5)
+    os.kill(engine, signal.SIGKILL)
+    eventually(lambda: not processes_with("deaf-1"), 5, "the warden is gone too")
 
 
 def test_worker_logs_are_kept_in_the_state_folder(start: Start) -> None:
