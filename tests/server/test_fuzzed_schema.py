@@ -15,6 +15,8 @@ from fuzzing import Fuzzed, fuzz_command, fuzzed
 from serving_process import Serving, Start, eventually, simulated
 from test_mutated_requests import in_gateway
 
+from artifacts.keys import add_key
+
 VARIANTS = ("dense", "pruned")
 ORDERS = "^/(variants/.*/|fleet)"
 
@@ -44,6 +46,17 @@ def test_the_data_path_and_all_that_can_be_read(start: Start, tmp_path: Path) ->
         assert result.accepted(operation) > 1, operation
     eventually(lambda: descriptors(serving) == before, 5, "what was opened is closed")
     assert {counts["restarts"] for counts in serving.stop()["variants"].values()} == {0}
+
+
+def test_what_asks_for_a_key_opens_to_no_other(start: Start, tmp_path: Path) -> None:
+    """Requests without a key, and with one that nobody made, are refused wherever the description says so."""
+    key = add_key(tmp_path / "keys.json", "alice", "control")
+    serving = start([simulated(name) for name in VARIANTS], keys_file=str(tmp_path / "keys.json")).until_ready()
+    with_key = ("--header", f"Authorization: Bearer {key}", "--generation-with-security-parameters", "false")
+    result = run(serving, tmp_path, "--phases", "coverage", "--exclude-path-regex", ORDERS, *with_key)
+    assert result.faults == []
+    assert result.accepted("GET /metrics") > 0
+    serving.stop()
 
 
 def test_orders(start: Start, tmp_path: Path) -> None:
