@@ -20,7 +20,8 @@ from serving_process import Serving, eventually, launcher, loaded, simulated
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 EVENT = b"data: 1\n\n"
-BEGUN = OK + b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\n" + EVENT + b"\r\n"
+HEAD = OK + b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+BEGUN = HEAD + b"9\r\n" + EVENT + b"\r\n"
 PATIENCE_S = 1.5
 
 
@@ -41,11 +42,13 @@ class Fault:
 FAULTS = {
     "answers-garbage": Fault(b"SSH-2.0-OpenSSH\r\n", 502),
     "hangs-up": Fault(b"", 502),
+    "hangs-up-after-the-head": Fault(HEAD, 502),
     "breaks-off-an-answer": Fault(WHOLE[:-1], 200, b"{", None),
     "breaks-off-a-stream": Fault(BEGUN, 200, EVENT),
     "breaks-off-inside-an-event": Fault(BEGUN + b"7\r\ndata: 2\r\n", 200, EVENT + b"data: 2\n\n"),
     "garbage-in-a-stream": Fault(BEGUN + b"no length\r\n", 200, EVENT),
     "never-begins": Fault(b"", 504, code="first_token_timeout", listens=True),
+    "never-goes-on-after-the-head": Fault(HEAD, 504, code="first_token_timeout", listens=True),
     "stops-in-a-stream": Fault(BEGUN, 200, EVENT, "between_tokens_timeout", listens=True),
 }
 
