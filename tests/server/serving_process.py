@@ -22,6 +22,7 @@ from tests.plugin_path import plugin_path
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+ENGINE_HEALTH_S = 10.0
 
 SERVE = """
 import sys
