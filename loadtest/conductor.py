@@ -15,10 +15,9 @@ import gevent
 
 from artifacts.priority import served_first
 from artifacts.run import RequestRecord, Window
-from loadtest.arrivals import arrival_times_s
 from loadtest.exchange import Exchange, Place, record_of
 from loadtest.plan import Outcome, Plan, Segment
-from loadtest.prompts import first_output_tokens, prompt_ids, request_body
+from loadtest.schedule import PlannedRequest, planned_request, start_times_s
 
 Send = Callable[[bytes, int], Exchange]
 Tell = Callable[[float, float], None]
@@ -31,14 +30,15 @@ _TELL_S = 0.5
 
 @dataclass(slots=True)
 class _Stage:
-    """A segment while it is played; `bodies` were encoded before it started."""
+    """A segment while it is played; `requests` and, of an open loop, `times_s` were drawn before it started."""
 
     segment: Segment
     start_ns: int
     window_ns: tuple[int, int]
-    bodies: list[bytes]
+    times_s: tuple[float, ...]
+    requests: list[PlannedRequest]
     indices: Iterator[int] = field(default_factory=itertools.count)
-    exchanges: list[tuple[int, Exchange]] = field(default_factory=list)
+    exchanges: list[tuple[int, PlannedRequest, Exchange]] = field(default_factory=list)
     cpu_s: float = 0.0
     served_first: bool = False
 
@@ -73,24 +73,12 @@ class Conductor:
         return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s, served_first=first)
 
     def _prepare(self, segment: Segment) -> _Stage:
-        count = self._likely_requests if self._plan.level.loop == "closed" else len(self._arrivals_s(segment))
-        bodies = [self._body(segment, index) for index in range(count)]
+        times_s = () if self._plan.level.loop == "closed" else start_times_s(self._plan, segment)
+        count = self._likely_requests if self._plan.level.loop == "closed" else len(times_s)
+        requests = [planned_request(self._plan, segment, index) for index in range(count)]
         start_ns = perf_counter_ns() + _SETTLE_NS
         open_ns = start_ns + round(self._plan.lead_in_s * 1e9)
-        return _Stage(segment, start_ns, (open_ns, open_ns + round(self._plan.window_s * 1e9)), bodies)
-
-    def _arrivals_s(self, segment: Segment) -> tuple[float, ...]:
-        level = self._plan.level
-        assert level.rate_per_s is not None
-        assert level.arrivals is not None
-        seed = (self._plan.workload.seed, segment.block)
-        return arrival_times_s(level.arrivals, level.rate_per_s, self._plan.lead_in_s + self._plan.window_s, seed)
-
-    def _body(self, segment: Segment, index: int) -> bytes:
-        tokens, streams = self._plan.workload.output_tokens, self._plan.level.concurrency or 0
-        if index < streams and self._plan.lead_in_s > 0:  # without a lead-in the first requests are measured ones
-            tokens = first_output_tokens(tokens, index, streams)
-        return request_body(self._plan.arms[segment.arm], prompt_ids(self._plan, segment, index), tokens)
+        return _Stage(segment, start_ns, (open_ns, open_ns + round(self._plan.window_s * 1e9)), times_s, requests)
 
     def _perform(self, stage: _Stage) -> None:
         meter = gevent.spawn(self._meter, stage)
@@ -106,9 +94,10 @@ class Conductor:
         now_ns = stage.start_ns
         while now_ns < stage.window_ns[1]:
             index = next(stage.indices)
-            body = stage.bodies[index] if index < len(stage.bodies) else self._body(stage.segment, index)
-            exchange = self._send(body, now_ns)
-            stage.exchanges.append((index, exchange))
+            ready = index < len(stage.requests)
+            request = stage.requests[index] if ready else planned_request(self._plan, stage.segment, index)
+            exchange = self._send(request.body, now_ns)
+            stage.exchanges.append((index, request, exchange))
             if exchange.refused:
                 gevent.sleep(_BACKOFF_S)
             now_ns = perf_counter_ns()
@@ -117,10 +106,11 @@ class Conductor:
         """The open loop: each request at its time, in a greenlet of its own, however many are under way."""
 
         def one(index: int, scheduled_ns: int) -> None:
-            stage.exchanges.append((index, self._send(stage.bodies[index], scheduled_ns)))
+            request = stage.requests[index]
+            stage.exchanges.append((index, request, self._send(request.body, scheduled_ns)))
 
         flying = []
-        for index, at_s in enumerate(self._arrivals_s(stage.segment)):
+        for index, at_s in enumerate(stage.times_s):
             scheduled_ns = stage.start_ns + round(at_s * 1e9)
             _wait_until(scheduled_ns)
             flying.append(gevent.spawn(one, index, scheduled_ns))
@@ -133,7 +123,7 @@ class Conductor:
         stage.cpu_s = process_time() - before_s
 
     def _tick(self, stage: _Stage, number: int) -> None:
-        each_s = self._plan.lead_in_s + self._plan.window_s
+        each_s = self._plan.segment_s
         while True:
             into_s = min(each_s, max(0.0, (perf_counter_ns() - stage.start_ns) / 1e9))
             self._tell(number * each_s + into_s, self._plan.planned_s)
@@ -142,10 +132,15 @@ class Conductor:
     def _reduce(self, stage: _Stage) -> None:
         segment, (open_ns, close_ns) = stage.segment, stage.window_ns
         self._likely_requests = max(self._likely_requests, len(stage.exchanges) * 5 // 4)
-        for index, exchange in sorted(stage.exchanges, key=lambda pair: pair[0]):
-            warmup = exchange.scheduled_ns < open_ns
+        for index, request, exchange in sorted(stage.exchanges, key=lambda entry: entry[0]):
             place = Place(
-                model=self._plan.arms[segment.arm], arm=segment.arm, block=segment.block, index=index, warmup=warmup
+                model=request.model,
+                arm=segment.arm,
+                block=segment.block,
+                index=index,
+                warmup=exchange.scheduled_ns < open_ns,
+                asked_prompt_tokens=request.prompt_tokens,
+                asked_output_tokens=request.output_tokens,
             )
             record = record_of(exchange, place, self._zero_ns)
             self._records.append(record)

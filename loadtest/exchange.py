@@ -67,13 +67,15 @@ def _stamped_ns(stamp: bytes) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a request belongs in the run."""
+    """Where a request belongs in the run, and the lengths it asked for."""
 
     model: str
     arm: int
     block: int
     index: int
     warmup: bool
+    asked_prompt_tokens: int | None = None
+    asked_output_tokens: int | None = None
 
 
 def record_of(exchange: Exchange, place: Place, zero_ns: int) -> RequestRecord:
@@ -91,6 +93,8 @@ def record_of(exchange: Exchange, place: Place, zero_ns: int) -> RequestRecord:
         block=place.block,
         index=place.index,
         warmup=place.warmup,
+        asked_prompt_tokens=place.asked_prompt_tokens,
+        asked_output_tokens=place.asked_output_tokens,
         scheduled_s=(exchange.scheduled_ns - zero_ns) / 1e9,
         sent_s=seconds(exchange.sent_ns),
         first_s=seconds(events[0] if events else None),

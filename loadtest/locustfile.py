@@ -29,8 +29,8 @@ from loadtest.conductor import Conductor
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
 from loadtest.plan import Plan, Segment
-from loadtest.prompts import prompt_ids, request_body
 from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
+from loadtest.schedule import planned_request
 from loadtest.wire import StreamClient
 
 _ORPHAN_CHECK_S = 0.5
@@ -88,7 +88,7 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
         gevent.spawn(_exit_when_orphaned, os.getppid())
         try:
             plan = Plan.load(path)
-            client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE))
+            client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE), plan.path)
             conductor = Conductor(plan, client.send, _tell, lambda record: _count(self.environment, record))
             records, outcome = conductor.play()
             client.close()
@@ -120,10 +120,9 @@ class _ByHand:
 
     def request(self) -> RequestRecord:
         index, model = next(self._indices), self._plan.arms[0]
-        ids = prompt_ids(self._plan, Segment(arm=0, block=0), index)
-        body = request_body(model, ids, self._plan.workload.output_tokens)
+        request = planned_request(self._plan, Segment(arm=0, block=0), index)
         start_ns = perf_counter_ns()
-        exchange = self._client.send(body, start_ns)
+        exchange = self._client.send(request.body, start_ns)
         if exchange.refused:
             gevent.sleep(_BACKOFF_S)
         return record_of(exchange, Place(model=model, arm=0, block=0, index=index, warmup=False), start_ns)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from artifacts.arrivals import Replay
 from artifacts.errors import ConfigError
-from artifacts.files import complete_directory, require_free_name
+from artifacts.files import complete_directory, require_free_name, sha256_of_file
 from artifacts.progress import Progress, silent
 from artifacts.provenance import collect_provenance
 from artifacts.run import (
@@ -24,12 +25,18 @@ from artifacts.run import (
     Workload,
     write_requests,
 )
+from artifacts.traffic import TraceSource
+from loadtest.conversations import read_conversations
 from loadtest.counters import counter_increase
 from loadtest.endpoint import Endpoint, require_models
 from loadtest.gates import Evidence, events_per_read, judge
+from loadtest.lengths import lengths_of, longest_tokens
+from loadtest.mix import models_of
+from loadtest.mixed import summarise_mixes
 from loadtest.plan import Outcome, Plan
 from loadtest.player import play, terminate_like_interrupt
 from loadtest.protocol import PLAN_NAME
+from loadtest.replay import replayed
 from loadtest.summary import compare_arms, summarise_arms
 
 METRICS_NAMES = ("metrics_before.txt", "metrics_after.txt")
@@ -40,7 +47,9 @@ class LoadTestRequest:
     """What to measure. `duration_s` is the measured time of each arm, all blocks together.
 
     `against` may also stand in `models`: a control of a model against itself, whose interval is the noise floor.
-    `warmup_s` of load precede each arm's window in each block and are not counted.
+    `warmup_s` of load precede each arm's window in each block and are not counted. A model may be a mix of several
+    (`a=0.9,b=0.1`), which is an arm of its own. `trace` holds the times or lengths that level or workload say are a
+    trace's. Lengths that have no bound are cut to the models' context, or to `context_tokens` if that is less.
     """
 
     url: str
@@ -55,6 +64,8 @@ class LoadTestRequest:
     api_key: str | None = None
     timeout_s: float = 120.0
     token_range: tuple[int, int] = (3, 500)
+    trace: TraceSource | None = None
+    context_tokens: int | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -90,7 +101,8 @@ def run_load_test(request: LoadTestRequest, progress: Progress = silent) -> RunM
 def _play(request: LoadTestRequest, plan: Plan, progress: Progress) -> _Played:
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
-    require_models(served, plan.arms, plan.workload.prompt_tokens + plan.workload.output_tokens)
+    context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
+    plan = fitted(plan, context_tokens)
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
         records, outcome = play(plan, Path(folder), request.api_key, f"load {plan.level.label}", progress)
@@ -102,38 +114,70 @@ def make_plan(request: LoadTestRequest) -> Plan:
     """Draws the nonce and checks the numbers. Raises ConfigError naming the first that is out of range."""
     if not request.models or len(set(request.models)) != len(request.models):
         raise ConfigError(f"models must be one or more distinct names, not {', '.join(request.models) or 'none'}.")
-    return Plan.parse(
-        {
-            "url": Endpoint(request.url).url,
-            "arms": request.arms,
-            "level": request.level.model_dump(),
-            "workload": request.workload.model_dump(),
-            "blocks": request.blocks,
-            "window_s": request.duration_s / max(1, request.blocks),
-            "lead_in_s": request.warmup_s,
-            "timeout_s": request.timeout_s,
-            "token_range": request.token_range,
-            "nonce": secrets.randbits(48),
-        },
-        "the load test",
-    )
+    models_of(request.arms)
+    window_s = request.duration_s / max(1, request.blocks)
+    values = {
+        "url": Endpoint(request.url).url,
+        "arms": request.arms,
+        "level": request.level,
+        "workload": request.workload,
+        "blocks": request.blocks,
+        "window_s": window_s,
+        "lead_in_s": request.warmup_s,
+        "timeout_s": request.timeout_s,
+        "token_range": request.token_range,
+        "nonce": secrets.randbits(48),
+        "context_tokens": request.context_tokens,
+    }
+    return Plan.parse(values | _from_files(request, request.blocks * (window_s + request.warmup_s)), "the load test")
+
+
+def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
+    """What the plan takes from a trace or a chat file, so that nobody needs the files again."""
+    found: dict[str, Any] = {}
+    if request.trace is not None:
+        times = isinstance(request.level.arrivals, Replay)
+        found["trace"] = trace = replayed(request.trace, run_s if times else None)
+        if times:
+            found["level"] = Level(arrivals=Replay(rate_per_s=len(trace.times_s) / run_s))
+    if (chat := request.workload.chat) is not None:
+        path = Path(chat.path)
+        found["conversations"] = read_conversations(path)
+        hashed = chat.model_copy(update={"sha256": sha256_of_file(path)})
+        found["workload"] = request.workload.model_copy(update={"chat": hashed})
+    return found
+
+
+def _longest_tokens(workload: Workload) -> int | None:
+    parts = (longest_tokens(workload.prompt_tokens), longest_tokens(workload.output_tokens))
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def fitted(plan: Plan, served_tokens: int | None) -> Plan:
+    """The plan for models with that context: the shorter one counts if both are told."""
+    told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
+    return plan.model_copy(update={"context_tokens": min(told, default=None)})
 
 
 def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
-    arms, records, windows = played.plan.arms, played.records, played.outcome.windows
+    plan, records, windows = played.plan, played.records, played.outcome.windows
+    arms, models = plan.arms, models_of(plan.arms)
     evidence = Evidence(
         records=records,
         windows=windows,
-        workload=request.workload,
+        workload=plan.workload,
         client_cpu_s=played.outcome.client_cpu_s,
-        counters=counter_increase(*played.snapshots, arms),
+        counters=counter_increase(*played.snapshots, models),
     )
     return RunManifest(
-        url=played.plan.url,
+        url=plan.url,
         models=request.models,
         against=request.against,
-        level=request.level,
-        workload=request.workload,
+        level=plan.level,
+        workload=plan.workload,
+        trace=plan.trace.source if plan.trace else None,
+        context_tokens=plan.context_tokens,
+        clipped_requests=sum(lengths_of(plan, r.block, r.index).clipped for r in records),
         duration_s=request.duration_s,
         blocks=request.blocks,
         warmup_s=request.warmup_s,
@@ -143,7 +187,8 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         windows=windows,
         server_metrics=evidence.counters,
         client=_client_figures(evidence, played.outcome),
-        served={model: played.served[model] for model in arms},
+        mixed=summarise_mixes(arms, records, windows, played.served),
+        served={model: played.served[model] for model in models},
         provenance=collect_provenance(),
     )
 

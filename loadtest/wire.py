@@ -25,7 +25,7 @@ _bare_socket = monkey.get_original("socket", "socket")
 class StreamClient:
     """Sends completions to one server over as many connections as there are requests at once."""
 
-    def __init__(self, url: str, timeout_s: float, api_key: str | None = None) -> None:
+    def __init__(self, url: str, timeout_s: float, api_key: str | None = None, path: str = "/v1/completions") -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._target: tuple[int, tuple[str, int]] | None = None
@@ -34,7 +34,7 @@ class StreamClient:
         self._idle: list[tuple[int, socket.socket]] = []
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head = (
-            f"POST {parts.path}/v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n{key}"
+            f"POST {parts.path}{path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{key}"
             "Content-Type: application/json\r\nAccept: text/event-stream\r\nContent-Length: "
         ).encode()
 

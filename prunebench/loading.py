@@ -1,0 +1,42 @@
+"""One load test from the command line: run it, say what was wrong with it, print what it gave."""
+
+from __future__ import annotations
+
+from artifacts.arrivals import Steps
+from artifacts.run import Level, RunManifest
+from loadtest.runner import LoadTestRequest, run_load_test
+from prunebench.console import note, print_result, show_progress
+from prunebench.load_options import DEFAULT_DURATION_S
+
+
+def default_duration_s(level: Level, blocks: int) -> float:
+    """Measured seconds per arm: every block plays all steps."""
+    return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else DEFAULT_DURATION_S
+
+
+def measure_load(request: LoadTestRequest) -> bool:
+    """Prints the result; False if the run is not valid."""
+    with show_progress() as progress:
+        run = run_load_test(request, progress)
+    for remark in remarks(run):
+        note(remark)
+    shown = run.model_dump(include={"arms", "comparisons", "mixed"})
+    print_result({"out": str(request.out), "valid": run.valid, **shown})
+    return run.valid
+
+
+def remarks(run: RunManifest) -> list[str]:
+    """What a reader of the numbers must know: failed gates, cut lengths, answers of different length."""
+    said = [
+        f"not valid: {gate.name} = {gate.observed} (limit {gate.limit} {gate.unit}). {gate.cause} {gate.remedy}"
+        for gate in run.gates
+        if not gate.passed
+    ]
+    if run.clipped_requests:
+        said.append(
+            f"{run.clipped_requests} requests were longer than a context of {run.context_tokens} tokens and were cut. "
+            "Lower --length-scale, or the lengths, to keep their spread."
+        )
+    if run.workload.natural_ends:
+        said.append("Answers ended where the models ended them: a ratio of latencies or tokens/s is not of equal work.")
+    return said
