@@ -171,10 +171,8 @@ def over(rows: list[dict[str, Any]], streams: int, arm: str, name: str) -> list[
 
 
 def verdict(rows: list[dict[str, Any]]) -> str:
-    cost_us = statistics.median(over(rows, CLIENTS = ("locust", "gevent", "aiohttp", "httpx", "openai")
-TARGET_STREAMS, OURS, "cpu_us_per_token"))
-    bias_ms = statistics.median(over(rows, CLIENTS = ("locust", "gevent", "aiohttp", "httpx", "openai")
-TARGET_STREAMS, OURS, "itl_p50_bias_ms"))
+    cost_us = statistics.median(over(rows, TARGET_STREAMS, OURS, "cpu_us_per_token"))
+    bias_ms = statistics.median(over(rows, TARGET_STREAMS, OURS, "itl_p50_bias_ms"))
     reached = cost_us <= TARGET_US and abs(bias_ms) <= TARGET_BIAS_MS
     return f"**{'Yes' if reached else 'No'}:** {cost_us:.1f} us and {bias_ms:+.3f} ms."
 
@@ -191,7 +189,7 @@ def render(raw: dict[str, Any]) -> str:
     for streams, arms in LEVELS.items():
         lines += ["", f"## {streams} streams of 100 tokens/s", "", "| client | " + " | ".join(COLUMNS.values()) + " |"]
         lines += ["| --- | " + " | ".join("---:" for _ in COLUMNS) + " |"]
-        lines += [f"| {arm} | " + " | ".join(_cell(over(rows, streams, arm, name)) for name in COLUMNS) + " |" for arm in arms]
+        lines += [_row(rows, streams, arm) for arm in arms]
     lines += [
         "",
         f"Median [least, most] of {raw['repeats']} repetitions of {WINDOW_S:g} s. The loop is closed: requests of "
@@ -204,6 +202,10 @@ def render(raw: dict[str, Any]) -> str:
         f"Made with {made_with(raw['provenance'], CLIENTS)}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _row(rows: list[dict[str, Any]], streams: int, arm: str) -> str:
+    return f"| {arm} | " + " | ".join(_cell(over(rows, streams, arm, name)) for name in COLUMNS) + " |"
 
 
 def _cell(values: list[float]) -> str:
