@@ -20,6 +20,7 @@ import gevent
 import locust.stats
 from locust import User, events, task
 from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
 from artifacts.errors import LoadTestError
 from artifacts.measures import e2e_s, inter_token_latencies_s, tpot_s, ttft_s
@@ -29,8 +30,10 @@ from loadtest.conductor import Conductor
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
 from loadtest.plan import Plan, Segment
-from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
+from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, part_name, progress_line
+from loadtest.rendezvous import Guest, Host
 from loadtest.schedule import planned_request
+from loadtest.share import Share
 from loadtest.wire import StreamClient
 
 _ORPHAN_CHECK_S = 0.5
@@ -61,6 +64,19 @@ def look_at_the_clock(**_: Any) -> None:
     gevent.get_hub().loop.update_now()
 
 
+@events.init.add_listener
+def share_out(environment: Any, **_: Any) -> None:
+    """With a plan the workers agree on their starts, and nobody outlives the runner that started them."""
+    path, runner = environment.parsed_options.plan, environment.runner
+    if not path:
+        return
+    gevent.spawn(_exit_when_orphaned, os.getppid())
+    if isinstance(runner, MasterRunner):
+        Host(runner, Plan.load(Path(path)).client_processes)
+    elif isinstance(runner, WorkerRunner):
+        environment.guest = Guest(runner)
+
+
 @events.test_start.add_listener
 def come_first(environment: Any, **_: Any) -> None:
     """By hand the whole test is on the clock; the conductor of a plan sees to its own segments."""
@@ -85,17 +101,24 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
         _count(self.environment, self._by_hand.request())
 
     def _play(self, path: Path) -> None:
-        gevent.spawn(_exit_when_orphaned, os.getppid())
+        runner, complete = self.environment.runner, False
+        guest: Guest | None = getattr(self.environment, "guest", None)
         try:
             plan = Plan.load(path)
+            share = guest.share(plan.client_processes) if guest else Share()
             client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE), plan.path)
-            conductor = Conductor(plan, client.send, _tell, lambda record: _count(self.environment, record))
+            tell = _tell if share.number == 0 else _tell_nobody
+            conductor = Conductor(plan, client.send, tell, lambda record: _count(self.environment, record), share)
             records, outcome = conductor.play()
             client.close()
-            write_requests(path.with_name(RECORDS_NAME), records)
-            outcome.save(path.with_name(OUTCOME_NAME))
+            write_requests(path.with_name(part_name(RECORDS_NAME, share.number)), records)
+            outcome.save(path.with_name(part_name(OUTCOME_NAME, share.number)))
+            complete = True
         finally:
-            gevent.spawn(self.environment.runner.quit)
+            if guest:
+                guest.ended(complete)
+            else:
+                gevent.spawn(runner.quit)
 
 
 class _ByHand:
@@ -149,6 +172,10 @@ def _count(environment: Any, record: RequestRecord) -> None:
 def _tell(done_s: float, total_s: float) -> None:
     sys.stdout.write(progress_line(done_s, total_s))
     sys.stdout.flush()
+
+
+def _tell_nobody(done_s: float, total_s: float) -> None:
+    """One of several processes tells for all: they are equally far."""
 
 
 def _exit_when_orphaned(parent: int) -> None:

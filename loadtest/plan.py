@@ -47,6 +47,7 @@ class Plan(Document):
     )
     nonce: int = Field(ge=0, description="drawn per run: makes its prompts new to every prefix cache")
     context_tokens: int | None = Field(default=None, gt=1, description="prompt and output are cut to fit into it")
+    client_processes: int = Field(default=1, gt=0, description="Locust workers that share the schedule out")
     trace: ReplayedTrace | None = None
     conversations: tuple[Conversation, ...] = ()
 
@@ -98,5 +99,5 @@ class Outcome(Document):
     """What the player hands back beside the records."""
 
     windows: tuple[Window, ...]
-    client_cpu_s: float = Field(description="processor time of the client inside the windows")
-    served_first: bool = Field(description="whether the client ran in the scheduler's real-time class")
+    client_cpu_s: float = Field(description="processor time of the client inside the windows; of several, the most")
+    served_first: bool = Field(description="whether the client, every process of it, ran in the real-time class")

@@ -14,6 +14,12 @@ API_KEY_VARIABLE = "PRUNEBENCH_API_KEY"
 _MARK = "prunebench-progress"
 
 
+def part_name(name: str, number: int) -> str:
+    """The file of client process `number`: each writes its own records and its own outcome."""
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}-{number}.{ending}"
+
+
 def progress_line(done_s: float, total_s: float) -> str:
     return f"{_MARK} {done_s:.3f} {total_s:.3f}\n"
 

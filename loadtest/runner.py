@@ -66,6 +66,7 @@ class LoadTestRequest:
     token_range: tuple[int, int] = (3, 500)
     trace: TraceSource | None = None
     context_tokens: int | None = None
+    client_processes: int = 1
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -128,6 +129,7 @@ def make_plan(request: LoadTestRequest) -> Plan:
         "token_range": request.token_range,
         "nonce": secrets.randbits(48),
         "context_tokens": request.context_tokens,
+        "client_processes": request.client_processes,
     }
     return Plan.parse(values | _from_files(request, request.blocks * (window_s + request.warmup_s)), "the load test")
 
