@@ -61,6 +61,7 @@ def merged(plan: Plan, folder: Path) -> tuple[list[RequestRecord], Outcome]:
         windows=outcomes[0].windows,
         client_cpu_s=max(outcome.client_cpu_s for outcome in outcomes),
         served_first=all(outcome.served_first for outcome in outcomes),
+        loop_lags_s=max((outcome.loop_lags_s for outcome in outcomes), key=sum),
     )
 
 

@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 14
 _ANCILLARY_BYTES = socket.CMSG_SPACE(16)
 _SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)  # Linux; Python 3.11 has no name for it
 _READABLE = 1
-_MOMENT_S = 0.00025  # that much later may a request be sent
+_MOMENT_S = 0.0004  # that much later may a request be sent
 _DENSE_NS = 300_000  # per read
 _END = b"\r\n\r\n"
 

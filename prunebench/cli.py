@@ -180,6 +180,9 @@ def loadtest(
     natural_ends: opt.NaturalEnds = False,
     blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")] = 0,
+    client_processes: Annotated[
+        int, typer.Option(min=1, help="Processes of the load client, which share the schedule; each wants a core.")
+    ] = 1,
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
@@ -203,6 +206,7 @@ def loadtest(
         blocks=blocks,
         trace=source,
         context_tokens=context_tokens,
+        client_processes=client_processes,
     )
     if not measure_load(request):
         raise typer.Exit(1)
