@@ -15,6 +15,7 @@ from artifacts.arrivals import Replay, Steps
 from artifacts.document import Document
 from artifacts.run import Level, Window, Workload
 from loadtest.conversations import Conversation
+from loadtest.limits import DEFAULT_WINDOW_S, parse_limits
 from loadtest.replay import ReplayedTrace
 
 
@@ -48,6 +49,8 @@ class Plan(Document):
     nonce: int = Field(ge=0, description="drawn per run: makes its prompts new to every prefix cache")
     context_tokens: int | None = Field(default=None, gt=1, description="prompt and output are cut to fit into it")
     client_processes: int = Field(default=1, gt=0, description="Locust workers that share the schedule out")
+    stop_on: str = Field(default="", description="limits that end the run between two segments, see loadtest.limits")
+    stop_on_window_s: float = Field(default=DEFAULT_WINDOW_S, gt=0)
     trace: ReplayedTrace | None = None
     conversations: tuple[Conversation, ...] = ()
 
@@ -62,6 +65,7 @@ class Plan(Document):
             raise ValueError("a trace is needed for a trace's times or lengths, and for nothing else")
         if (self.workload.chat is not None) != bool(self.conversations):
             raise ValueError("conversations belong to a chat file")
+        parse_limits(self.stop_on)
         if not 0 <= self.token_range[0] < self.token_range[1]:
             raise ValueError("token_range must be [low, high) with 0 <= low < high")
         return self

@@ -21,7 +21,15 @@ from artifacts.errors import LoadTestError
 from artifacts.progress import Progress
 from artifacts.run import RequestRecord, read_requests
 from loadtest.plan import Outcome, Plan
-from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, PLAN_NAME, RECORDS_NAME, parse_progress, part_name
+from loadtest.protocol import (
+    API_KEY_VARIABLE,
+    OUTCOME_NAME,
+    PLAN_NAME,
+    RECORDS_NAME,
+    STOPPED_NAME,
+    parse_progress,
+    part_name,
+)
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 _LOG_NAME = "locust.log"
@@ -41,6 +49,8 @@ def play(
         for line in process.stdout:
             if (at := parse_progress(line)) is not None:
                 progress(stage, *at)
+    if (folder / STOPPED_NAME).is_file():
+        raise LoadTestError((folder / STOPPED_NAME).read_text())
     if not all((folder / part_name(OUTCOME_NAME, number)).is_file() for number in range(plan.client_processes)):
         words = (folder / _LOG_NAME).read_text(errors="replace").strip().splitlines()
         raise LoadTestError(

@@ -8,6 +8,9 @@ from __future__ import annotations
 PLAN_NAME = "plan.json"
 RECORDS_NAME = "records.parquet"
 OUTCOME_NAME = "outcome.json"
+STOPPED_NAME = "stopped.txt"
+"""Why a run was stopped before its end: one sentence."""
+
 API_KEY_VARIABLE = "PRUNEBENCH_API_KEY"
 """The key travels in the environment: a command line or a kept plan would show it."""
 

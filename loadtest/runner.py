@@ -69,6 +69,7 @@ class LoadTestRequest:
     trace: TraceSource | None = None
     context_tokens: int | None = None
     client_processes: int = 1
+    stop_on: str = ""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -132,6 +133,7 @@ def make_plan(request: LoadTestRequest) -> Plan:
         "nonce": secrets.randbits(48),
         "context_tokens": request.context_tokens,
         "client_processes": request.client_processes,
+        "stop_on": request.stop_on,
     }
     return Plan.parse(values | _from_files(request, request.blocks * (window_s + request.warmup_s)), "the load test")
 

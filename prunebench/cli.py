@@ -183,6 +183,9 @@ def loadtest(
     client_processes: Annotated[
         int, typer.Option(min=1, help="Processes of the load client, which share the schedule; each wants a core.")
     ] = 1,
+    stop_on: Annotated[
+        str, typer.Option(help="End the run after a block in which it is so, as in ttft_p95>500ms,errors>1%.")
+    ] = "",
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
@@ -207,6 +210,7 @@ def loadtest(
         trace=source,
         context_tokens=context_tokens,
         client_processes=client_processes,
+        stop_on=stop_on,
     )
     if not measure_load(request):
         raise typer.Exit(1)

@@ -106,3 +106,51 @@ def eventually(ask: Callable[[], Any], deadline_s: float = 90) -> Any:
 )
 def test_progress_lines(line: str, expected: tuple[float, float] | None) -> None:
     assert parse_progress(line) == expected
+
+
+def test_two_workers_by_hand_merge_rows_that_keep_their_tenths(server: TruthServer) -> None:
+    command = [*LOCUST, "--headless", "-u", "4", "-r", "4", "-t", "2s", "--host", server.url, "--json"]
+    port = str(free_port())
+    command += [
+        "--processes",
+        "2",
+        "--master-bind-host",
+        "127.0.0.1",
+        "--master-bind-port",
+        port,
+        "--master-port",
+        port,
+    ]
+    done = subprocess.run(
+        [*command, "--output-tokens", "7"], env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=90
+    )
+    rows = rows_by_name(json.loads(done.stdout))
+    assert rows["ITL a"]["num_requests"] == 6 * rows["TPOT a"]["num_requests"]
+    assert sum(rows["E2E a"]["response_times"].values()) == rows["E2E a"]["num_requests"] > 20
+    keys = [float(key) for key in rows["TPOT a"]["response_times"]]
+    assert any(key != round(key) for key in keys)
+
+
+STOPS = [
+    ("ttft_p50>1ms", 3, "Stopped by --stop-on ttft_p50>1ms: over the last 5 s it was 2"),
+    ("ttft_p50>900ms", 0, None),
+    ("ttft_p50", 3, "--stop-on 'ttft_p50' is no limit."),
+]
+
+
+@pytest.mark.parametrize(("limit", "code", "said"), STOPS)
+def test_a_broken_limit_ends_the_test_and_says_so(
+    server: TruthServer, tmp_path: Path, limit: str, code: int, said: str | None
+) -> None:
+    command = [*LOCUST, "--headless", "-u", "4", "-r", "4", "-t", "20s" if said else "2s", "--host", server.url]
+    command += ["--output-tokens", "3", "--stop-on", limit, "--stop-on-window", "5", "--only-summary"]
+    command += ["--csv", str(tmp_path / "of"), "--html", str(tmp_path / "of.html")]
+    began_s = time.monotonic()
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert (said or "") in done.stderr
+    assert ("--stop-on" in done.stderr) == (said is not None)
+    assert time.monotonic() - began_s < 25
+    if said is None:
+        assert "TTFT a" in (tmp_path / "of_stats.csv").read_text()
+        assert "TTFT a" in (tmp_path / "of.html").read_text()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from truth_server import Behaviour, TruthServer
 
-from artifacts.errors import LoadTestError
+from artifacts.errors import ConfigError, LoadTestError
 from artifacts.measures import PERCENTILE_MEASURES
 from artifacts.progress import silent
 from artifacts.run import RequestRecord, Window, read_requests, write_requests
@@ -235,3 +235,16 @@ def workers_of(folder: Path) -> list[int]:
     parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in found}
     assert sys.platform == "linux"
     return [pid for pid, parent in sorted(parents.items()) if parent in found]
+
+
+def test_a_run_ends_after_the_block_that_broke_a_limit(serve: Serve, tmp_path: Path) -> None:
+    server = serve(models={"a": Behaviour(ttft_s=0.03), "b": Behaviour()})
+    asked = plan(server.url, stop_on="ttft_p50>10ms,errors>50%", blocks=50)
+    with pytest.raises(LoadTestError, match=r"Stopped by --stop-on ttft_p50>10ms: over the last 30 s it was [34]\d"):
+        player.play(asked, tmp_path, None, "load", silent)
+    assert {body["model"] for body in server.bodies} == {"a"}
+
+
+def test_limits_are_checked_before_the_run() -> None:
+    with pytest.raises(ConfigError, match="is no limit"):
+        plan("http://h:1", stop_on="speed>9")
