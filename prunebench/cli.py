@@ -217,6 +217,23 @@ def loadtest(
 
 
 @app.command()
+def calibrate(
+    tokens_per_s: Annotated[float, typer.Option(min=1, help="The load: so many tokens/s, in streams of 100.")] = 5000,
+    client_processes: Annotated[int, typer.Option(min=1, help="As in loadtest.")] = 1,
+) -> None:
+    """Measure the load client itself against a simulated server of known times: what can it do on this machine?
+
+    Example: prunebench calibrate --tokens-per-s 20000
+    """
+    from prunebench.calibration import calibrate as run_calibration
+    from prunebench.console import print_result, show_progress
+
+    with show_progress() as progress:
+        found = run_calibration(tokens_per_s, client_processes, progress)
+    print_result(found.model_dump())
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that loadtest wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML page to write; a .json with all its numbers goes beside it.")],
