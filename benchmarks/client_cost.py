@@ -1,7 +1,8 @@
 """What does reading a token cost a load client, and how far are the times it reports from what the server wrote?
 
-    python benchmarks/client_cost.py [--repeats 3] [--render-only]
+    python benchmarks/client_cost.py [--repeats 3] [--append] [--render-only]
 
+A repetition takes a minute and a half; `--append` adds more to those that are there.
 The same closed loop by every client, in turn, in every repetition: the load test's own (the whole Locust process, as a
 run starts it) and four others as their documentation reads a stream. The client has one core, the server of known
 times the other. A bias is the client's median minus that of the server's own record of its writes.
@@ -30,7 +31,7 @@ from artifacts.measures import inter_token_latencies_s, ttft_s
 from artifacts.progress import silent
 from artifacts.provenance import collect_provenance, package_versions
 from benchmarks.client_peers import PEERS, PROMPT
-from benchmarks.pages import draw_page, made_with, page_parser, write_raw
+from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
 from loadtest.plan import Plan
 from loadtest.player import play
 
@@ -50,20 +51,23 @@ TARGET_STREAMS, TARGET_US, TARGET_BIAS_MS = 200, 20.0, 0.2
 def main() -> None:
     parser = page_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--append", action="store_true", help="to the repetitions of the raw data")
     options = parser.parse_args()
     if not options.render_only:
         provenance = collect_provenance().model_dump(mode="json")
         provenance["versions"] |= package_versions(CLIENTS)
-        rows = measure(options.repeats)
-        write_raw(STEM, {"repeats": options.repeats, "rows": rows, "provenance": provenance})
+        before = read_raw(STEM) if options.append else {"repeats": 0, "rows": []}
+        repeats = before["repeats"] + options.repeats
+        rows = before["rows"] + measure(range(before["repeats"], repeats))
+        write_raw(STEM, {"repeats": repeats, "rows": rows, "provenance": provenance})
     draw_page(STEM, render)
 
 
-def measure(repeats: int) -> list[dict[str, Any]]:
+def measure(repeats: range) -> list[dict[str, Any]]:
     os.sched_setaffinity(0, {CLIENT_CORE})
     rows = []
     with token_server():
-        for repeat in range(repeats):
+        for repeat in repeats:
             for streams, arms in LEVELS.items():
                 for arm in arms:
                     truth()

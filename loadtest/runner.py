@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,15 @@ class _Played:
     outcome: Outcome
     served: dict[str, dict[str, Any]]
     snapshots: tuple[str | None, str | None]
+    calibration_s: tuple[float, float] | None
 
 
-def run_load_test(request: LoadTestRequest, progress: Progress = silent) -> RunManifest:
+def run_load_test(
+    request: LoadTestRequest, progress: Progress = silent, calibrate: Callable[[Plan], float] | None = None
+) -> RunManifest:
     """Runs the test and writes `request.out`; a failed gate makes the manifest's `valid` false, not an error.
+
+    `calibrate` measures by how much the client errs under this load (s); it is asked just before and just after.
 
     Raises LoadTestError (unreachable server, unknown model, lengths beyond the model, Locust failing) and ConfigError
     (options out of range, `out` exists, disk full), both before or without writing anything. SIGINT and SIGTERM (as
@@ -96,22 +102,28 @@ def run_load_test(request: LoadTestRequest, progress: Progress = silent) -> RunM
     """
     with terminate_like_interrupt():
         require_free_name(request.out)
-        played = _play(request, make_plan(request), progress)
+        played = _play(request, make_plan(request), progress, calibrate)
         manifest = _manifest(request, played)
         _write(request.out, manifest, played)
     return manifest
 
 
-def _play(request: LoadTestRequest, plan: Plan, progress: Progress) -> _Played:
+def _play(
+    request: LoadTestRequest, plan: Plan, progress: Progress, calibrate: Callable[[Plan], float] | None
+) -> _Played:
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
     context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
     plan = fitted(plan, context_tokens)
+    errors_s = [calibrate(plan)] if calibrate else []
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
         records, outcome = play(plan, Path(folder), request.api_key, f"load {plan.level.label}", progress)
         snapshots = (before, endpoint.metrics())
-    return _Played(plan=plan, records=records, outcome=outcome, served=served, snapshots=snapshots)
+    calibration_s = (errors_s[0], calibrate(plan)) if calibrate else None
+    return _Played(
+        plan=plan, records=records, outcome=outcome, served=served, snapshots=snapshots, calibration_s=calibration_s
+    )
 
 
 def make_plan(request: LoadTestRequest) -> Plan:
@@ -193,7 +205,7 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         comparisons=() if request.against is None else compare_arms(arms, records, windows),
         windows=windows,
         server_metrics=evidence.counters,
-        client=_client_figures(evidence, played.outcome),
+        client=_client_figures(evidence, played.outcome) | _calibration_figures(played.calibration_s),
         mixed=summarise_mixes(arms, records, windows, played.served),
         served={model: played.served[model] for model in models},
         provenance=collect_provenance(),
@@ -213,6 +225,11 @@ def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
         "events_per_read": events_per_read(evidence) or 0.0,
         "tokens_per_event": tokens / events if events else 0.0,
     }
+
+
+def _calibration_figures(errors_s: tuple[float, float] | None) -> dict[str, float]:
+    names = ("calibration_before_s", "calibration_after_s")
+    return dict(zip(names, errors_s, strict=True)) if errors_s else {}
 
 
 def _write(out: Path, manifest: RunManifest, played: _Played) -> None:

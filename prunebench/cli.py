@@ -169,9 +169,7 @@ def loadtest(
     time_scale: opt.TimeScaleOption = None,
     length_scale: opt.LengthScaleOption = None,
     context_tokens: opt.ContextOption = None,
-    duration: Annotated[
-        float | None, typer.Option(help="Measured seconds per model. Default: 60, or what --step comes to.")
-    ] = None,
+    duration: opt.Duration = None,
     prompt_tokens: opt.PromptTokens = None,
     output_tokens: opt.OutputTokens = None,
     chat: opt.ChatOption = None,
@@ -180,12 +178,9 @@ def loadtest(
     natural_ends: opt.NaturalEnds = False,
     blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")] = 0,
-    client_processes: Annotated[
-        int, typer.Option(min=1, help="Processes of the load client, which share the schedule; each wants a core.")
-    ] = 1,
-    stop_on: Annotated[
-        str, typer.Option(help="End the run after a block in which it is so, as in ttft_p95>500ms,errors>1%.")
-    ] = "",
+    client_processes: opt.ClientProcesses = 1,
+    calibrated: opt.Calibrated = False,
+    stop_on: opt.StopOn = "",
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
@@ -212,7 +207,7 @@ def loadtest(
         client_processes=client_processes,
         stop_on=stop_on,
     )
-    if not measure_load(request):
+    if not measure_load(request, calibrated):
         raise typer.Exit(1)
 
 

@@ -66,6 +66,18 @@ TimeScaleOption = Annotated[
 LengthScaleOption = Annotated[
     float | None, typer.Option(help="Multiplies recorded lengths, to fit a smaller model. Default: 1.")
 ]
+Duration = Annotated[
+    float | None, typer.Option(help="Measured seconds per model. Default: 60, or what --step comes to.")
+]
+ClientProcesses = Annotated[
+    int, typer.Option(min=1, help="Processes of the load client, which share the schedule; each wants a core.")
+]
+Calibrated = Annotated[
+    bool, typer.Option("--calibrate", help="Measure the client as well, before and after, under the same load.")
+]
+StopOn = Annotated[
+    str, typer.Option(help="End the run after a block in which it is so, as in ttft_p95>500ms,errors>1%.")
+]
 ContextOption = Annotated[
     int | None,
     typer.Option(min=2, help="Cut drawn lengths to fit into this many tokens. Default: the models' own context."),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from artifacts.arrivals import Steps
 from artifacts.run import Level, RunManifest
+from loadtest.plan import Plan
 from loadtest.runner import LoadTestRequest, run_load_test
+from prunebench.calibration import calibrate_for
 from prunebench.console import note, print_result, show_progress
 from prunebench.load_options import DEFAULT_DURATION_S
 
@@ -14,15 +16,20 @@ def default_duration_s(level: Level, blocks: int) -> float:
     return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else DEFAULT_DURATION_S
 
 
-def measure_load(request: LoadTestRequest) -> bool:
-    """Prints the result; False if the run is not valid."""
+def measure_load(request: LoadTestRequest, calibrated: bool = False) -> bool:
+    """Prints the result; False if the run is not valid. With `calibrated` the client is measured before and after."""
     with show_progress() as progress:
-        run = run_load_test(request, progress)
+        run = run_load_test(request, progress, calibration_error_s if calibrated else None)
     for remark in remarks(run):
         note(remark)
     shown = run.model_dump(include={"arms", "comparisons", "mixed"})
     print_result({"out": str(request.out), "valid": run.valid, **shown})
     return run.valid
+
+
+def calibration_error_s(plan: Plan) -> float:
+    """Of the median inter-token latency, under the plan's own load."""
+    return calibrate_for(plan).itl_p50_error_s
 
 
 def remarks(run: RunManifest) -> list[str]:
