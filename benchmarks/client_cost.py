@@ -56,7 +56,7 @@ def main() -> None:
     if not options.render_only:
         provenance = collect_provenance().model_dump(mode="json")
         provenance["versions"] |= package_versions(CLIENTS)
-        before = read_raw(STEM) if options.append else {"repeats": 0, "rows": []}
+        before: dict[str, Any] = read_raw(STEM) if options.append else {"repeats": 0, "rows": []}
         repeats = before["repeats"] + options.repeats
         rows = before["rows"] + measure(range(before["repeats"], repeats))
         write_raw(STEM, {"repeats": repeats, "rows": rows, "provenance": provenance})

@@ -1,9 +1,10 @@
 """What was really sent, and when? A server of evenly spaced tokens that keeps the time of every write.
 
-    python -m benchmarks.token_server PORT TTFT_S ITL_S
+    python -m benchmarks.token_server PORT TTFT_S ITL_S [JITTER_S]
 
 One thread, one epoll, no framework: 20,000 tokens/s fit on one core. It waits in `select`, whose time-out is good to
-microseconds where epoll's counts milliseconds. `/truth` answers with what was written since it was last asked.
+microseconds where epoll's counts milliseconds. `/truth` answers with what was written since it was last asked; `/stall`
+makes it do nothing for a second. With JITTER_S each gap is off by up to so much, evenly.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+import random
 import select
 import socket
 import sys
+import time
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +28,7 @@ from artifacts.priority import served_first
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _ENVELOPE = {"id": "cmpl-0123456789abcdef", "object": "text_completion", "created": 1700000000, "model": "m"}
 _IDLE_WAIT_S = 1.0
+STALL_S = 1.0
 
 
 def _chunk(payload: dict[str, Any] | str) -> bytes:
@@ -63,9 +67,10 @@ class _Stream:
 
 
 class TokenServer:
-    """Token k of an answer is due `ttft_s + k * itl_s` after the request was read."""
+    """Token k of an answer is due `ttft_s + k * itl_s` after the request was read, but for the jitter of each gap."""
 
-    def __init__(self, port: int, ttft_s: float, itl_s: float) -> None:
+    def __init__(self, port: int, ttft_s: float, itl_s: float, jitter_s: float = 0.0) -> None:
+        self._jitter_s, self._random = jitter_s, random.Random(0)
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self._poll = select.epoll()
         self._poll.register(self._listener, select.EPOLLIN)
@@ -101,7 +106,8 @@ class TokenServer:
             if ended:
                 heapq.heappop(self._due)
             else:
-                heapq.heapreplace(self._due, (due_s + self._itl_s, number))
+                gap_s = self._itl_s + self._random.uniform(-self._jitter_s, self._jitter_s)
+                heapq.heapreplace(self._due, (due_s + gap_s, number))
 
     def _note(self, stream: _Stream, written_s: float) -> None:
         if stream.tokens == 1:
@@ -146,6 +152,8 @@ class TokenServer:
         heapq.heappush(self._due, (stream.began_s + self._ttft_s, stream.connection.fileno()))
 
     def _page(self, path: bytes) -> bytes:
+        if path == b"/stall":
+            time.sleep(STALL_S)
         if path == b"/truth":
             truth = {"gaps_s": self._gaps_s, "firsts_s": self._firsts_s}
             self._gaps_s, self._firsts_s = [], []
@@ -159,9 +167,9 @@ def _content_length(head: bytes) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    port, ttft_s, itl_s = arguments
+    port, *times_s = arguments
     with served_first():
-        TokenServer(int(port), float(ttft_s), float(itl_s)).serve()
+        TokenServer(int(port), *map(float, times_s)).serve()
 
 
 if __name__ == "__main__":
