@@ -38,6 +38,7 @@ STEPS = (Step(rate_per_s=2, for_s=10), Step(rate_per_s=4, for_s=30))
 def test_arrivals_name_themselves_and_their_mean_rate(arrivals: Arrivals, rate_per_s: float | None, label: str) -> None:
     level = Level(arrivals=arrivals)
     assert (level.loop, level.label) == ("open", label)
+    assert level.stationary == (arrivals.kind in ("constant", "poisson", "gamma"))
     assert level.rate_per_s == (None if rate_per_s is None else pytest.approx(rate_per_s))
     assert Level.model_validate_json(level.model_dump_json()) == level
 
