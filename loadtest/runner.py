@@ -137,6 +137,10 @@ def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if request.trace is not None:
         times = isinstance(request.level.arrivals, Replay)
+        if not times and not request.workload.uses_trace:
+            raise ConfigError(
+                "The trace has no effect: a load and both lengths are given. Leave --trace or one of them out."
+            )
         found["trace"] = trace = replayed(request.trace, run_s if times else None)
         if times:
             found["level"] = Level(arrivals=Replay(rate_per_s=len(trace.times_s) / run_s))
