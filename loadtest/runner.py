@@ -102,7 +102,7 @@ def _play(request: LoadTestRequest, plan: Plan, progress: Progress) -> _Played:
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
     context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
-    plan = fitted(plan, context_tokens)
+    plan = _fitted(plan, context_tokens)
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
         records, outcome = play(plan, Path(folder), request.api_key, f"load {plan.level.label}", progress)
@@ -157,7 +157,7 @@ def _longest_tokens(workload: Workload) -> int | None:
     return None if None in parts else sum(part for part in parts if part is not None)
 
 
-def fitted(plan: Plan, served_tokens: int | None) -> Plan:
+def _fitted(plan: Plan, served_tokens: int | None) -> Plan:
     """The plan for models with that context: the shorter one counts if both are told."""
     told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
     return plan.model_copy(update={"context_tokens": min(told, default=None)})

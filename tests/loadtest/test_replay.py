@@ -61,6 +61,11 @@ def test_a_trace_that_is_too_short_says_how_long_it_lasts(
         replayed(scaled(source, **changes), needed_s)
 
 
+def test_a_run_that_would_play_nothing_is_refused(source: TraceSource) -> None:
+    with pytest.raises(ConfigError, match=r"no request in the run's 0\.5 s"):
+        replayed(scaled(source, from_s=1.0), 0.5)
+
+
 def test_blocks_play_consecutive_slices_that_leave_nothing_out() -> None:
     times = [0.0, 0.1, 0.749999, 0.75, 1.0, 2.9, 3.0]
     plan = small_plan(
