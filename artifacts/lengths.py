@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from artifacts.document import Document
 from artifacts.units import number
@@ -104,7 +104,16 @@ class TraceTokens(Document):
 
 
 Spread = Annotated[UniformTokens | LogNormalTokens | NormalTokens | TraceTokens, Field(discriminator="kind")]
-Length = Annotated[int, Field(gt=0)] | Spread
+
+
+def _which(value: Any) -> str:
+    return "law" if isinstance(value, dict | Document) else "number"
+
+
+Length = Annotated[
+    Annotated[int, Field(gt=0), Tag("number")] | Annotated[Spread, Tag("law")],
+    Discriminator(_which),  # what is no number is a law, and is told what is wrong with it as one
+]
 
 
 def mean_tokens(length: Length | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from artifacts.arrivals import Arrivals
+from artifacts.arrivals import Arrivals, Ramp, Replay, Steps
 from artifacts.document import Document
 from artifacts.lengths import Length, TraceTokens, length_spec
 from artifacts.units import number
@@ -140,6 +140,11 @@ class Level(Document):
     @property
     def loop(self) -> Literal["closed", "open"]:
         return "closed" if self.concurrency is not None else "open"
+
+    @property
+    def stationary(self) -> bool:
+        """Whether the load is meant to stay as it is: what a server then does over time is its own doing."""
+        return not isinstance(self.arrivals, Steps | Ramp | Replay)
 
     @property
     def rate_per_s(self) -> float | None:

@@ -188,7 +188,9 @@ def _ceiling_row(
 
 
 def _replay_command(folder: Path, run: RunManifest) -> str:
-    asked = " ".join(filter(None, (run.level.options, run.trace.options if run.trace else "")))
+    trace = run.trace.options if run.trace else ""
+    context = f"--context-tokens {run.context_tokens}" if run.clipped_requests else ""
+    asked = " ".join(filter(None, (run.level.options, trace, context)))
     models = " ".join(f"--model {model}" for model in run.models)
     against = f" --against {run.against}" if run.against else ""
     return (

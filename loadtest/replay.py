@@ -65,7 +65,7 @@ class ReplayedTrace(Document):
 def replayed(source: TraceSource, needed_s: float | None) -> ReplayedTrace:
     """Reads and scales; with `needed_s`, only the requests before that time are kept.
 
-    Raises ConfigError for what `read_trace` refuses, and for a span that is shorter than `needed_s`.
+    Raises ConfigError for what `read_trace` refuses, and for a span shorter than `needed_s` or empty until then.
     """
     source = identified(source)
     found = read_trace(source)
@@ -73,6 +73,10 @@ def replayed(source: TraceSource, needed_s: float | None) -> ReplayedTrace:
     if needed_s is not None:
         _require_length(source, found, needed_s)
         found = found[: bisect_left(scaled_s, needed_s)]
+        if not found:
+            raise ConfigError(
+                f"{source.path} holds no request in the run's {needed_s:g} s. Choose another --trace-span."
+            )
     return ReplayedTrace(
         source=source,
         times_s=tuple(scaled_s[: len(found)]),

@@ -114,7 +114,7 @@ def _play(
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
     context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
-    plan = fitted(plan, context_tokens)
+    plan = _fitted(plan, context_tokens)
     errors_s = [calibrate(plan)] if calibrate else []
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
@@ -155,6 +155,10 @@ def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if request.trace is not None:
         times = isinstance(request.level.arrivals, Replay)
+        if not times and not request.workload.uses_trace:
+            raise ConfigError(
+                "The trace has no effect: a load and both lengths are given. Leave --trace or one of them out."
+            )
         found["trace"] = trace = replayed(request.trace, run_s if times else None)
         if times:
             found["level"] = Level(arrivals=Replay(rate_per_s=len(trace.times_s) / run_s))
@@ -171,7 +175,7 @@ def _longest_tokens(workload: Workload) -> int | None:
     return None if None in parts else sum(part for part in parts if part is not None)
 
 
-def fitted(plan: Plan, served_tokens: int | None) -> Plan:
+def _fitted(plan: Plan, served_tokens: int | None) -> Plan:
     """The plan for models with that context: the shorter one counts if both are told."""
     told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
     return plan.model_copy(update={"context_tokens": min(told, default=None)})

@@ -151,10 +151,7 @@ def key(
 @app.command()
 def loadtest(
     url: Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")],
-    model: Annotated[
-        list[str],
-        typer.Option(help="Model to measure, or a mix as in dense=0.9,pruned=0.1; may be given several times."),
-    ],
+    model: opt.Models,
     out: Folder,
     against: Annotated[str | None, typer.Option(help="Reference model: pairs the arms in interleaved blocks.")] = None,
     concurrency: opt.Concurrency = None,
@@ -187,18 +184,19 @@ def loadtest(
     Example: prunebench loadtest --url http://127.0.0.1:8000 --model pruned-30 --against dense --concurrency 8 --out run
     """
     from loadtest.runner import LoadTestRequest
+    from prunebench.load_reading import read_level, read_trace_source, read_workload
     from prunebench.loading import default_duration_s, measure_load
 
     load = {"--concurrency": concurrency, "--rate": rate, "--step": step, "--ramp": ramp}
     extras = {"prefix_share": prefix_share, "prefixes": prefixes, "natural_ends": natural_ends}
-    level = opt.read_level(load, trace, arrivals.value, burstiness)
-    source = opt.read_trace_source(trace, trace_format.value, trace_span, time_scale, length_scale)
+    level = read_level(load, trace, arrivals.value, burstiness)
+    source = read_trace_source(trace, trace_format.value, trace_span, time_scale, length_scale)
     request = LoadTestRequest(
         url=url,
         models=tuple(model),
         against=against,
         level=level,
-        workload=opt.read_workload((prompt_tokens, output_tokens), source, chat, seed, extras),
+        workload=read_workload((prompt_tokens, output_tokens), source, chat, seed, extras),
         duration_s=default_duration_s(level, blocks) if duration is None else duration,
         out=out,
         blocks=blocks,

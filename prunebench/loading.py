@@ -8,12 +8,13 @@ from loadtest.plan import Plan
 from loadtest.runner import LoadTestRequest, run_load_test
 from prunebench.calibration import calibrate_for
 from prunebench.console import note, print_result, show_progress
-from prunebench.load_options import DEFAULT_DURATION_S
+
+_DEFAULT_DURATION_S = 60.0
 
 
 def default_duration_s(level: Level, blocks: int) -> float:
     """Measured seconds per arm: every block plays all steps."""
-    return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else DEFAULT_DURATION_S
+    return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else _DEFAULT_DURATION_S
 
 
 def measure_load(request: LoadTestRequest, calibrated: bool = False) -> bool:

@@ -3,7 +3,8 @@
 uvicorn's HTTP protocol does everything that happens once per request. For what happens once per token it offers itself
 in the ASGI scope: between the message that starts a response and the one that ends it, the data path writes the body
 through `write_body`, in the very callback in which the bytes arrived. While this client does not read, the upstream is
-paused; when the client goes away, the upstream is aborted in the same callback.
+paused; when the client goes away, the upstream is aborted in the same callback. Every write is a system call, so head
+and end travel with the body.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from artifacts.errors import ServingError
+from server.asgi import Message, Send
 from server.client_reading import ClientReading
 from server.connection import bound_buffer
 
@@ -48,6 +50,8 @@ class Client(Protocol):
     def attach(self, upstream: Upstream) -> None: ...
 
     def detach(self) -> None: ...
+
+    async def begin(self, send: Send, start: Message) -> None: ...
 
     def write_body(self, body: bytes, last: bool) -> None: ...
 
@@ -86,15 +90,28 @@ class ClientSide(ClientReading):
             self.upstream.resume()
 
 
+class _Held:
+    """Stands in for a transport and keeps what is written."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def write(self, data: bytes) -> None:
+        self.bytes += data
+
+
 class ClientRequest:
     """One request of a connection: the `Client` that the data path finds in the scope."""
 
-    __slots__ = ("_connection", "_cycle", "_transport")
+    __slots__ = ("_connection", "_cycle", "_head", "_transport")
 
     def __init__(self, connection: ClientSide, cycle: RequestResponseCycle) -> None:
         self._connection = connection
         self._cycle = cycle
         self._transport = connection.transport
+        self._head = b""
 
     @property
     def gone(self) -> bool:
@@ -126,18 +143,30 @@ class ClientRequest:
     def detach(self) -> None:
         self._connection.upstream = None
 
+    async def begin(self, send: Send, start: Message) -> None:
+        """Sends the message that starts a response, whose head waits for the body that must follow at once."""
+        held = _Held()
+        self._cycle.transport = cast(asyncio.Transport, held)
+        try:
+            await send(start)
+        finally:
+            self._cycle.transport = self._transport
+        self._head = held.bytes
+
     def write_body(self, body: bytes, last: bool) -> None:
         """What has come of the response that is under way; `body` is not empty. An ASGI message must still end it.
 
-        Every write is a system call: the end of the chunks travels with the last of them, and uvicorn has nothing left
-        to write.
+        The end of the chunks travels with the last of them, and uvicorn has nothing left to write.
         """
         cycle = self._cycle
         if not cycle.chunked_encoding:
             cycle.expected_content_length -= len(body)
-            self._transport.write(body)
         elif last:
-            self._transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
             cycle.chunked_encoding = False
         else:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        if self._head:
+            body = self._head + body
+            self._head = b""
+        self._transport.write(body)

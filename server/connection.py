@@ -82,10 +82,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(request)
 
     async def head(self) -> ResponseHead:
-        """Raises UpstreamLost if the connection ends first."""
-        while self._head is None:
+        """The head, as soon as some of the body has come with it or behind it, or there is none.
+
+        Until then nothing is settled: engines send the head of a stream long before they know whether there will be a
+        first token. Raises UpstreamLost if the connection ends first.
+        """
+        while self._head is None or not (self._pieces or self.complete):
             await self._progress()
         return self._head
+
+    @property
+    def has_body(self) -> bool:
+        """Whether some of the body waits for its sink."""
+        return bool(self._pieces)
 
     async def relay(self, sink: Sink) -> None:
         """Hands every byte of the body to `sink` as it arrives; returns after the last. Raises UpstreamLost."""
@@ -143,8 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._sink is not None:
             self._hand_out(self._sink)
-        else:
+        elif self._pieces:
             self._bound_early()
+            self._wake()
 
     def _hand_out(self, sink: Sink) -> None:
         pieces = self._pieces
@@ -178,7 +188,6 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self._head = ResponseHead(status, tuple(self._headers))
-            self._wake()
         self._headers = []
 
     def on_message_complete(self) -> None:

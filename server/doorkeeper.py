@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from server import faults
+from server.asgi import Message, Scope, Send
 from server.faults import RATE_HEADERS
-from server.forward import Scope, Send
 from server.keys import CREDENTIALS, KEY_NAME, Key, Keyring
 from server.rate import TokenBucket
 
@@ -54,7 +53,7 @@ class Doorkeeper:
             raise faults.RateExceeded(key.entry.name, bucket.per_minute, bucket.burst, wait_s)
         told = faults.rate_headers(bucket.burst, bucket.remaining)
 
-        async def send_told(message: MutableMapping[str, Any]) -> None:
+        async def send_told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [field for field in message["headers"] if field[0] not in RATE_HEADERS] + told
             await send(message)

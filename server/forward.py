@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from artifacts.errors import ServingError
 from artifacts.limits import Timeouts
 from server import faults
 from server.admission import LeftQueue
+from server.asgi import Message, Receive, Scope, Send
 from server.ask import Ask
 from server.client_side import EXTENSION, Client
 from server.connection import ResponseHead, UpstreamLost
@@ -30,10 +29,6 @@ from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
 from server.request_id import HEADER as REQUEST_ID
 from server.request_id import RequestIds
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
@@ -207,7 +202,8 @@ class _Forwarding:
     async def _begin_answer(self, head: ResponseHead) -> None:
         kept = [(name, value) for name, value in head.headers if name not in _NOT_RETURNED]
         kept.append((REQUEST_ID, self._request.id))
-        await self._send(_start_message(head.status, kept + self._variant.stamp))
+        start = _start_message(head.status, kept + self._variant.stamp)
+        await (self._client.begin(self._send, start) if self._exchange.has_body else self._send(start))
         self._head = head
         self._request.code = head.status
         if self._replica.health.failures:
@@ -271,14 +267,14 @@ def observed(scope: Scope, ids: RequestIds) -> ObservedRequest:
     return ObservedRequest(route_label(path), id=ids.of(headers), path=path, headers=headers, key_name=key_name)
 
 
-def _start_message(status: int, headers: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
+def _start_message(status: int, headers: list[tuple[bytes, bytes]]) -> Message:
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 def stamped(send: Send, request: ObservedRequest) -> Send:
     """`send` for an application that knows nothing of ids: it adds the header and notes the answer on `request`."""
 
-    async def send_stamped(message: MutableMapping[str, Any]) -> None:
+    async def send_stamped(message: Message) -> None:
         if message["type"] == "http.response.start":
             request.code = message["status"]
             message["headers"] = [*message["headers"], (REQUEST_ID, request.id)]

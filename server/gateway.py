@@ -11,9 +11,10 @@ import string
 
 from artifacts.errors import ServingError
 from server import faults
+from server.asgi import Receive, Scope, Send
 from server.control import control_plane
 from server.doorkeeper import Doorkeeper
-from server.forward import Forwarder, Receive, Scope, Send, observed, send_error, stamped
+from server.forward import Forwarder, observed, send_error, stamped
 from server.keys import Keyring
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.registry import Registry

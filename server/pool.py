@@ -139,9 +139,9 @@ class Exchange:
         return await connection.head()
 
     @property
-    def complete(self) -> bool:
-        """True when the bytes handed out so far are the whole body."""
-        return self._connection is not None and self._connection.complete
+    def has_body(self) -> bool:
+        """Whether `relay` will hand something out at once."""
+        return self._connection is not None and self._connection.has_body
 
     async def relay(self, sink: Sink) -> None:
         """See `UpstreamConnection.relay`."""

@@ -1,24 +1,15 @@
-"""Does a client get the worker's bytes in order and exactly, at its own pace, and does the worker learn of its end?
-
-Over real sockets where bytes and pace matter; with a transport that only notes what it is told where a callback does.
-"""
+"""Does a client get the worker's bytes in order and exactly, at its own pace, and does the worker learn of its end?"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
-from opened_gateway import BODY, EVENTS, PLAIN, Exchange, Opened, Peer, ask, chunk, flooding, opened, run, until
-from uvicorn.server import ServerState
+from opened_gateway import EVENTS, PLAIN, Exchange, Opened, Peer, ask, chunk, flooding, opened, run, until
 
-from artifacts.fleet import Fleet
-from server.client_side import EXTENSION, Client, ClientSide
 from server.connection import HIGH_WATER_BYTES
 
 LENGTHY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -182,139 +173,6 @@ def test_a_client_that_leaves_without_reading_ends_the_worker(tmp_path: Path) ->
             assert gateway.observed[0].code == 499
 
     run(test())
-
-
-class Noting:
-    """Stands for a transport and for an upstream: notes what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.written = b""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: self.told.append(name)
-
-    def get_extra_info(self, name: str) -> None: ...
-
-    def is_closing(self) -> bool:
-        return "abort" in self.told
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-
-class Connected:
-    """A connection that has got one request, whose application does not answer by itself."""
-
-    def __init__(self) -> None:
-        self.transport, self.upstream, self.scope = Noting(), Noting(), dict[str, Any]()
-        fleet = Fleet.parse({"variants": [{"name": "a", "engine": "sim"}]}, "the test's fleet")
-        config = uvicorn.Config(self._serve, lifespan="off", log_config=None)
-        state = ServerState()
-        self.side = ClientSide(lambda: fleet, config=config, server_state=state, app_state={})
-        self.side.connection_made(self.transport)  # type: ignore[arg-type]
-        self.side.data_received(ask(BODY))
-
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        await asyncio.Event().wait()
-
-    @property
-    def client(self) -> Client:
-        found: Client = self.side.scope["extensions"][EXTENSION]  # type: ignore[typeddict-item]
-        return found
-
-
-def noted(use: Callable[[Connected], None]) -> None:
-    async def test() -> None:
-        connected = Connected()
-        try:
-            use(connected)
-        finally:
-            connected.side.connection_lost(None)
-            for task in connected.side.tasks:
-                task.cancel()
-            await asyncio.gather(*connected.side.tasks, return_exceptions=True)
-
-    asyncio.run(test())
-
-
-def test_the_upstream_is_ended_in_the_callback_in_which_the_client_is_lost() -> None:
-    def use(connected: Connected) -> None:
-        connected.client.attach(connected.upstream)
-        assert (connected.upstream.told, connected.client.gone) == ([], False)
-        connected.side.connection_lost(None)
-        assert (connected.upstream.told, connected.client.gone) == (["abort"], True)
-
-    noted(use)
-
-
-def test_an_upstream_that_comes_after_the_client_went_is_ended_at_once() -> None:
-    def use(connected: Connected) -> None:
-        connected.side.connection_lost(None)
-        connected.client.attach(connected.upstream)
-        assert connected.upstream.told == ["abort"]
-
-    noted(use)
-
-
-def test_the_upstream_follows_the_clients_pace_from_the_moment_it_is_attached() -> None:
-    def use(connected: Connected) -> None:
-        connected.side.pause_writing()
-        assert connected.client.paused
-        connected.client.attach(connected.upstream)
-        connected.side.resume_writing()
-        connected.side.pause_writing()
-        assert connected.upstream.told == ["pause", "resume", "pause"]
-        connected.client.detach()
-        connected.side.resume_writing()
-        connected.side.connection_lost(None)
-        assert connected.upstream.told == ["pause", "resume", "pause"]
-
-    noted(use)
-
-
-@pytest.mark.parametrize("paused", [True, False])
-def test_only_a_client_that_takes_nothing_is_cut(paused: bool) -> None:
-    def use(connected: Connected) -> None:
-        if paused:
-            connected.side.pause_writing()
-        connected.client.cut_if_paused()
-        assert ("abort" in connected.transport.told) == paused
-
-    noted(use)
-
-
-def test_a_request_in_one_piece_arms_no_timer_of_its_own() -> None:
-    """The connection has had one since it was made; requests neither move it nor add to it."""
-
-    def use(connected: Connected) -> None:
-        made: list[float] = []
-        loop_call = connected.side.loop.call_at
-        connected.side.loop.call_at = lambda *a, **k: made.append(a[0]) or loop_call(*a, **k)  # type: ignore[method-assign,func-returns-value]
-        for _ in range(3):
-            connected.side.data_received(ask(BODY))
-        assert made == []
-        connected.side.data_received(ask(BODY)[:-1])
-        connected.side.data_received(ask(BODY)[-1:])
-        assert len(made) <= 1
-
-    noted(use)
-
-
-def test_what_is_written_is_framed_as_the_answer_began() -> None:
-    def use(connected: Connected) -> None:
-        cycle = connected.side.cycle
-        cycle.chunked_encoding = True
-        connected.client.write_body(b"x" * 16, False)
-        connected.client.write_body(b"end", True)
-        assert connected.transport.written == b"10\r\n" + b"x" * 16 + b"\r\n3\r\nend\r\n0\r\n\r\n"
-        assert cycle.chunked_encoding is False, "uvicorn must not write a second end"
-        cycle.expected_content_length, connected.transport.written = 7, b""
-        connected.client.write_body(b"1234567", True)
-        assert (connected.transport.written, cycle.expected_content_length) == (b"1234567", 0)
-
-    noted(use)
 
 
 def test_plain_answers_need_no_second_read(tmp_path: Path) -> None:

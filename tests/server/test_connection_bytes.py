@@ -106,7 +106,7 @@ def test_every_byte_by_itself() -> None:
 )
 def test_header_names_are_lower_case(name: bytes, value: bytes | None) -> None:
     async def use(connection: UpstreamConnection, wire: Wire) -> None:
-        connection.data_received(HEAD)
+        connection.data_received(HEAD + b"abcde")
         assert (await connection.head()).header(name) == value
 
     connected(use)
@@ -123,7 +123,13 @@ def test_a_reader_that_waits_is_woken_by_each_arrival() -> None:
         waiting = asyncio.create_task(connection.head())
         await asyncio.sleep(0)
         assert not waiting.done()
-        connection.data_received(HEAD + b"ab")
+        connection.data_received(HEAD)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert not connection.has_body
+        connection.data_received(b"ab")
+        assert connection.has_body
         await waiting
         pieces: list[bytes] = []
         relaying = asyncio.create_task(connection.relay(lambda body, last: pieces.append(body)))
@@ -199,6 +205,24 @@ def test_what_comes_after_a_whole_answer_is_nobodys_answer() -> None:
         assert connection.lost
 
     assert connected(use).told == ["abort"]
+
+
+NOTHING = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", NOTHING, ids=["counted", "no content", "chunked"])
+def test_a_head_without_a_body_is_there_at_once(answer: bytes) -> None:
+    async def use(connection: UpstreamConnection, wire: Wire) -> None:
+        connection.data_received(answer)
+        assert (await connection.head()).status in (200, 204)
+        assert (connection.has_body, connection.complete) == (False, True)
+        assert await body_of(connection) == b""
+
+    connected(use)
 
 
 LOSSES = [
@@ -305,7 +329,7 @@ def test_an_exchange_that_has_not_begun_gives_nothing() -> None:
         exchange = Exchange(UpstreamPool(Address(socket_path="/nowhere")))
         exchange.finish()
         exchange.abort()
-        assert not exchange.complete
+        assert not exchange.has_body
         with pytest.raises(UpstreamLost):
             await exchange.read()
 

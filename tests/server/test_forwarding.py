@@ -16,6 +16,7 @@ import pytest
 
 from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
+from server.asgi import Message, Send
 from server.checkpoint import Checkpoint
 from server.client_side import EXTENSION, Upstream
 from server.forward import Forwarder
@@ -64,6 +65,9 @@ class Caller:
 
     async def send(self, message: Any) -> None:
         self.got.append(message)
+
+    async def begin(self, send: Send, start: Message) -> None:
+        await send(start)
 
     def write_body(self, body: bytes, last: bool) -> None:
         self.got.append({"body": body, "more_body": True})
@@ -230,7 +234,6 @@ def test_a_workers_refusal_is_the_clients_answer(tmp_path: Path, status: bytes) 
 TORN = [
     (STREAM + chunk(b"data: 1\n\n"), b"data: 1\n\n", "between two events: the error is an event of its own"),
     (STREAM + chunk(b"data: 1\n\ndata: {"), b"data: 1\n\ndata: {\n\n", "inside an event: that is closed first"),
-    (STREAM, b"", "before the first event"),
 ]
 
 
@@ -260,8 +263,13 @@ def test_a_torn_document_is_cut_and_gets_no_event(tmp_path: Path) -> None:
     forwarding(tmp_path, PLAIN.removesuffix(b"}"), use)
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n"], ids=["nothing", "half a line", "no HTTP"])
+LOST = [b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n", STREAM, PLAIN.removesuffix(b"{}"), STREAM + b"1"]
+
+
+@pytest.mark.parametrize("answer", LOST)
 def test_a_worker_lost_before_its_answer_is_a_bad_gateway(tmp_path: Path, answer: bytes) -> None:
+    """A head alone is no answer: the client gets a status that it can act on, not a stream that breaks off."""
+
     async def use(path: DataPath) -> None:
         client = await path.ask(Caller())
         assert (client.status, client.code, client.ended) == (502, "worker_lost", True)

@@ -11,6 +11,7 @@ import pytest
 from artifacts.errors import ServingError
 from server import faults
 from server.admission import Gate, LeftQueue
+from server.asgi import Message, Send
 from server.client_side import Upstream
 
 
@@ -26,6 +27,9 @@ class Client:
 
     def detach(self) -> None:
         self.upstream = None
+
+    async def begin(self, send: Send, start: Message) -> None:
+        raise AssertionError
 
     def write_body(self, body: bytes, last: bool) -> None:
         raise AssertionError

@@ -77,7 +77,7 @@ def test_framing(tmp_path: Path, answer: bytes, close: bool, body: bytes, kept: 
         exchange = Exchange(pool)
         assert (await exchange.start(REQUEST)).status == 200
         assert await exchange.read() == body
-        assert exchange.complete
+        assert not exchange.has_body
         exchange.finish()
         idle = pool.take_idle()
         assert (idle is not None) == kept, what
