@@ -25,7 +25,6 @@ Tell = Callable[[float, float], None]
 _SPIN_NS = 10**6  # the event loop's timers are good to a millisecond: the last one is waited in yields
 _BACKOFF_S = 0.05  # after a refusal, so that a dead server is not asked ten thousand times a second
 _TELL_S = 0.5
-_NAP_S = 0.05
 
 
 @dataclass(slots=True)
@@ -53,7 +52,6 @@ class Conductor:
         self._share = share or Share()
         self._records: list[RequestRecord] = []
         self._windows: list[Window] = []
-        self._lags_s: list[float] = []
         self._likely_requests = 4 * (plan.level.concurrency or 0)
         self._zero_ns = 0
 
@@ -64,21 +62,16 @@ class Conductor:
             gc.collect()
             gc.disable()
             stage = self._prepare(segment, number)
-            watchers = [gevent.spawn(self._tick, stage, number), gevent.spawn(self._nap, stage)]
+            ticker = gevent.spawn(self._tick, stage, number)
             with served_first() as stage.served_first:
                 self._perform(stage)
             gc.enable()
-            gevent.killall(watchers)
+            ticker.kill()
             cpu_s += stage.cpu_s
             first = first and stage.served_first
             self._reduce(stage)
         self._tell(self._plan.planned_s, self._plan.planned_s)
-        return self._records, Outcome(
-            windows=tuple(self._windows),
-            client_cpu_s=cpu_s,
-            served_first=first,
-            loop_lags_s=tuple(self._lags_s),
-        )
+        return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s, served_first=first)
 
     def _prepare(self, segment: Segment, number: int) -> _Stage:
         times_s = () if self._plan.level.loop == "closed" else start_times_s(self._plan, segment)
@@ -130,13 +123,6 @@ class Conductor:
         before_s = process_time()
         _wait_until(stage.window_ns[1])
         stage.cpu_s = process_time() - before_s
-
-    def _nap(self, stage: _Stage) -> None:
-        """How late is somebody woken who waits for nothing but the clock?"""
-        _wait_until(stage.window_ns[0])
-        while (asleep_ns := perf_counter_ns()) < stage.window_ns[1]:
-            gevent.sleep(_NAP_S)
-            self._lags_s.append(max(0.0, (perf_counter_ns() - asleep_ns) / 1e9 - _NAP_S))
 
     def _tick(self, stage: _Stage, number: int) -> None:
         each_s = self._plan.segment_s

@@ -105,8 +105,4 @@ class Outcome(Document):
     windows: tuple[Window, ...]
     client_cpu_s: float = Field(description="processor time of the client inside the windows; of several, the most")
     served_first: bool = Field(description="whether the client, every process of it, ran in the real-time class")
-    loop_lags_s: tuple[float, ...] = Field(
-        default=(),
-        description="how much later than asked a sleeper of the client was woken, many times; of several "
-        "processes the worst one's",
-    )
+    loop_lags_s: tuple[float, ...] = Field(default=(), description="how late the client's event loop woke, sampled")

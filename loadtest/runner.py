@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from artifacts.arrivals import Replay
 from artifacts.errors import ConfigError
 from artifacts.files import complete_directory, require_free_name, sha256_of_file
@@ -223,7 +221,6 @@ def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
         "cpu_s": outcome.client_cpu_s,
         "processes": float(evidence.client_processes),
         "served_first": float(outcome.served_first),
-        "loop_lag_p99_s": float(np.percentile(outcome.loop_lags_s, 99)) if outcome.loop_lags_s else 0.0,
         "reads": float(sum(r.reads for r in evidence.successes)),
         "events": float(events),
         "events_per_read": events_per_read(evidence) or 0.0,

@@ -182,10 +182,9 @@ def test_merged_percentiles_are_those_of_all_records(one_and_two: tuple[Played, 
 
 
 def test_nothing_failed_and_all_were_in_time(one_and_two: tuple[Played, Played, Path, TruthServer]) -> None:
-    for records, outcome in one_and_two[:2]:
+    for records, _ in one_and_two[:2]:
         assert [r.error for r in records if not r.ok] == []
         assert np.median([(r.sent_s or 9) - r.scheduled_s for r in records]) < 0.005
-        assert len(outcome.loop_lags_s) > 4 * 0.7 / 0.05 / 2
 
 
 def test_the_outcome_is_the_worst_ones(tmp_path: Path, make_record: MakeRecord) -> None:
