@@ -236,7 +236,13 @@ def workers_of(folder: Path) -> list[int]:
     return [pid for pid, parent in sorted(parents.items()) if parent in found]
 
 
-def test_a_run_ends_after_the_block_that_broke_a_limit(serve: Serve, tmp_path: Path) -> None:
+def test_a_run_ends_after_the_block_that_broke_a_limit(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started from a folder that holds another package of the load test's name."""
+    (tmp_path / "loadtest").mkdir()
+    (tmp_path / "loadtest" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
     server = serve(models={"a": Behaviour(ttft_s=0.03), "b": Behaviour()})
     asked = plan(server.url, stop_on="ttft_p50>10ms,errors>50%", blocks=50)
     with pytest.raises(LoadTestError, match=r"Stopped by --stop-on ttft_p50>10ms: over the last 30 s it was [34]\d"):
