@@ -86,6 +86,7 @@ def _locust(plan: Plan, folder: Path, api_key: str | None) -> Iterator[subproces
             stderr=log,
             text=True,
             start_new_session=True,
+            cwd=_LOCUSTFILE.parent.parent,  # Locust imports from there first, and it must be our packages
             env=_environment(api_key),
         )
         try:
@@ -96,10 +97,9 @@ def _locust(plan: Plan, folder: Path, api_key: str | None) -> Iterator[subproces
 
 
 def _command(plan: Plan, folder: Path, longest_s: float) -> list[str]:
-    """With `-P` a package of the same name in the working directory is not taken for ours."""
     users = str(plan.client_processes)
     return [
-        *(sys.executable, "-P", "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
+        *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
         *("--users", users, "--spawn-rate", users, "--host", plan.url, "--run-time", f"{int(longest_s) + 1}s"),
         *("--exit-code-on-error", "0", "--loglevel", "WARNING", "--plan", str(folder / PLAN_NAME)),
         *(_as_workers(plan.client_processes) if plan.client_processes > 1 else ()),
