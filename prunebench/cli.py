@@ -1,4 +1,4 @@
-"""The `prunebench` command: eight verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: the verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
