@@ -61,6 +61,7 @@ def test_levels_of_version_1_mean_what_they_meant(old: dict[str, Any], level: Le
         ({"rate_per_s": 2.0}, "a rate needs arrivals"),
         ({"rate_per_s": 2.0, "arrivals": "gamma"}, "a rate needs arrivals: constant or poisson"),
         ({"rate_per_s": 2.0, "arrivals": "poisson", "concurrency": 2}, "either a concurrency or a rate"),
+        ({"rate_per_s": 2.0, "arrivals": "poisson", "speed": 2}, "speed: Extra inputs"),
         ({"arrivals": {"kind": "poisson", "rate_per_s": 0}}, "greater than 0"),
         ({"arrivals": {"kind": "poisson", "rate_per_s": float("inf")}}, "finite"),
         ({"arrivals": {"kind": "gamma", "rate_per_s": 1, "burstiness": 0}}, "burstiness"),
