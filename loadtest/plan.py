@@ -71,3 +71,4 @@ class Outcome(Document):
     windows: tuple[Window, ...]
     client_cpu_s: float = Field(description="processor time of the client inside the windows")
     served_first: bool = Field(description="whether the client ran in the scheduler's real-time class")
+    loop_lags_s: tuple[float, ...] = Field(default=(), description="how late the client's event loop woke, sampled")
