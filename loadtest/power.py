@@ -1,7 +1,7 @@
 """How many blocks does it take to see an effect, and which effect do so many blocks show? Asked before the run.
 
-Both follow from the spread of a block's log-ratio, which an earlier run of the same window length and machine tells, best
-an A/A control. A run that could not have seen what it was for is a waste, and its "no difference" is no evidence.
+Both follow from the spread of a block's log-ratio, which an earlier run of the same window length and machine tells,
+best an A/A control. A run that could not have seen what it was for is a waste, and its "no difference" no evidence.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ASSURANCE = 0.9
 def power_of(effect: float, spread: float, blocks: int, alpha: float) -> float:
     """Probability that the two-sided paired t test of `blocks` log-ratios finds a true ratio of 1 + effect.
 
-    The noncentral t (Lehmann & Romano, Testing Statistical Hypotheses, section 5.2). A ratio of 1 / (1 + effect) has the
-    same power. `spread` is the log-ratio's standard deviation; `blocks` is at least 2.
+    The noncentral t (Lehmann & Romano, Testing Statistical Hypotheses, section 5.2). A ratio of 1 / (1 + effect) has
+    the same power. `spread` is the log-ratio's standard deviation; `blocks` is at least 2.
     """
     if spread == 0:
         return 1.0 if effect else alpha

@@ -18,6 +18,7 @@ from artifacts.provenance import collect_provenance
 from artifacts.run import (
     REQUESTS_NAME,
     RUN_NAME,
+    Design,
     Level,
     RequestRecord,
     RunManifest,
@@ -26,10 +27,11 @@ from artifacts.run import (
 )
 from loadtest.counters import counter_increase
 from loadtest.endpoint import Endpoint, require_models
-from loadtest.gates import Evidence, events_per_read, judge
+from loadtest.gates import Evidence, events_per_read, judge, loop_lag_p99_s
 from loadtest.plan import Outcome, Plan
 from loadtest.player import play, terminate_like_interrupt
 from loadtest.protocol import PLAN_NAME
+from loadtest.stationarity import littles_law, steadiness
 from loadtest.summary import compare_arms, summarise_arms
 
 METRICS_NAMES = ("metrics_before.txt", "metrics_after.txt")
@@ -40,6 +42,7 @@ class LoadTestRequest:
     """What to measure. `duration_s` is the measured time of each arm, all blocks together.
 
     `against` may also stand in `models`: a control of a model against itself, whose interval is the noise floor.
+    `design` is kept with the result: what the run was expected to be able to show.
     `warmup_s` of load precede each arm's window in each block and are not counted.
     """
 
@@ -55,6 +58,7 @@ class LoadTestRequest:
     api_key: str | None = None
     timeout_s: float = 120.0
     token_range: tuple[int, int] = (3, 500)
+    design: Design | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -127,6 +131,8 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         workload=request.workload,
         client_cpu_s=played.outcome.client_cpu_s,
         counters=counter_increase(*played.snapshots, arms),
+        level=request.level,
+        loop_lags_s=played.outcome.loop_lags_s,
     )
     return RunManifest(
         url=played.plan.url,
@@ -141,6 +147,9 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         arms=summarise_arms(arms, records, windows, played.served),
         comparisons=() if request.against is None else compare_arms(arms, records, windows),
         windows=windows,
+        design=request.design,
+        steadiness=steadiness(records, windows),
+        littles_law=littles_law(records, windows),
         server_metrics=evidence.counters,
         client=_client_figures(evidence, played.outcome),
         served={model: played.served[model] for model in arms},
@@ -154,6 +163,7 @@ def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
     return {
         "cpu_s": outcome.client_cpu_s,
         "served_first": float(outcome.served_first),
+        "loop_lag_p99_s": loop_lag_p99_s(evidence) or 0.0,
         "reads": float(sum(r.reads for r in evidence.successes)),
         "events": float(events),
         "events_per_read": events_per_read(evidence) or 0.0,

@@ -40,7 +40,8 @@ def mser5_cut(values: Sequence[float]) -> float:
 
 def _batch_means(values: Series) -> Series:
     whole = len(values) // BATCH * BATCH
-    return values[:whole].reshape(-1, BATCH).mean(axis=1)
+    means: Series = values[:whole].reshape(-1, BATCH).mean(axis=1)
+    return means
 
 
 def sure_part(differences: Sequence[float], confidence: float = SURE) -> float:
@@ -75,7 +76,8 @@ def _drift(arm: int, signal: str, windows: Sequence[tuple[Series, Series]]) -> S
         return None
     phases = np.concatenate([phase for phase, _ in windows])
     values = np.concatenate([value for _, value in windows])[np.argsort(phases, kind="stable")]
-    replicated = differences if len(differences) >= _MIN_BLOCKS else _batched_differences(windows)
+    few = len(differences) < _MIN_BLOCKS
+    replicated = _batched_differences(windows) if few else differences
     return Steadiness(
         arm=arm,
         signal="ttft" if signal == "ttft" else "in_flight",
@@ -94,7 +96,7 @@ def _half_difference(phase: Series, value: Series) -> float | None:
 
 
 def _batched_differences(windows: Sequence[tuple[Series, Series]]) -> list[float]:
-    """Too few blocks to be replications: pairs of batch means stand in, k-th of the first half with k-th of the second."""
+    """Too few blocks to be replications: pairs of batch means of the two halves stand in."""
     found: list[float] = []
     for phase, value in windows:
         early, late = _batch_means(value[phase < 0.5]), _batch_means(value[phase >= 0.5])
@@ -119,12 +121,18 @@ def _in_flight_by_phase(records: Sequence[RequestRecord], window: Window) -> tup
 
 
 def littles_law(records: Sequence[RequestRecord], windows: Sequence[Window]) -> tuple[LittlesLaw, ...]:
-    """L, lambda and W of each window, all from the records: requests under way integrated over the window, requests that
-    were due in it per second, and the mean time from when they were due until they were done.
+    """L, lambda and W of each window, all from the records.
 
-    Little, Operations Research 1961. Failed requests are under way as well; what never ended is not counted.
+    L is requests under way integrated over the window, lambda those due in it per second, W their mean time from then
+    until they were done. Little, Operations Research 1961. Failed requests are under way as well; what never ended is not counted.
     """
     return tuple(_balance([r for r in records if (r.arm, r.block) == (w.arm, w.block)], w) for w in windows)
+
+
+def mean_residual(balances: Sequence[LittlesLaw]) -> float:
+    """How far the mean residual of one arm's blocks surely is from 0; below four blocks simply how far it is."""
+    residuals = [b.residual for b in balances]
+    return sure_part(residuals) if len(residuals) >= _MIN_BLOCKS else abs(float(np.mean(residuals)))
 
 
 def _balance(records: Sequence[RequestRecord], window: Window) -> LittlesLaw:

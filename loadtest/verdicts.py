@@ -24,15 +24,17 @@ def holm_adjusted(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def verdict(estimate: Estimate, p_adjusted: float | None, control: Estimate | None) -> Verdict:
-    """Faster or slower only if the published interval leaves 1 out, the adjusted p value is below 1 - confidence, and the
-    value lies outside the control's interval (its band), which is how far from 1 the same model can come."""
-    if estimate.low is None or estimate.high is None or estimate.low <= 1 <= estimate.high:
+    """Faster or slower only where three things hold, else nothing is shown.
+
+    The published interval leaves 1 out; the adjusted p value (None: the blocks do not differ at all) is below
+    1 - confidence; the value lies outside the control's interval, which is how far from 1 a model comes against itself.
+    """
+    beyond_chance = p_adjusted is None or p_adjusted < 1 - estimate.confidence
+    shown = beyond_chance and _outside(1.0, estimate) and (control is None or _outside(estimate.value, control))
+    if not shown:
         return "no difference shown"
-    if p_adjusted is not None and p_adjusted >= 1 - estimate.confidence:
-        return "no difference shown"
-    if control is not None and (control.low is None or control.high is None):
-        return "no difference shown"
-    if control is not None and control.low is not None and control.high is not None:
-        if control.low <= estimate.value <= control.high:
-            return "no difference shown"
     return "faster" if estimate.value > 1 else "slower"
+
+
+def _outside(value: float, estimate: Estimate) -> bool:
+    return estimate.low is not None and estimate.high is not None and not estimate.low <= value <= estimate.high
