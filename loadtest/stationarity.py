@@ -17,6 +17,7 @@ from artifacts.run import LittlesLaw, RequestRecord, Steadiness, Window
 
 BATCH = 5
 SURE = 0.99
+SURE_WITHOUT_BLOCKS = 0.9999  # batches of one window follow each other: their independence is only half true
 _MIN_BATCHES = 4
 _MIN_BLOCKS = 4
 
@@ -77,12 +78,12 @@ def _drift(arm: int, signal: str, windows: Sequence[tuple[Series, Series]]) -> S
     phases = np.concatenate([phase for phase, _ in windows])
     values = np.concatenate([value for _, value in windows])[np.argsort(phases, kind="stable")]
     few = len(differences) < _MIN_BLOCKS
-    replicated = _batched_differences(windows) if few else differences
+    sure = sure_part(_batched_differences(windows), SURE_WITHOUT_BLOCKS) if few else sure_part(differences)
     return Steadiness(
         arm=arm,
         signal="ttft" if signal == "ttft" else "in_flight",
         drift=float(np.mean(differences)),
-        sure=sure_part(replicated),
+        sure=sure,
         cut=mser5_cut(values.tolist()),
         blocks=len(differences),
     )
@@ -124,7 +125,8 @@ def littles_law(records: Sequence[RequestRecord], windows: Sequence[Window]) -> 
     """L, lambda and W of each window, all from the records.
 
     L is requests under way integrated over the window, lambda those due in it per second, W their mean time from then
-    until they were done. Little, Operations Research 1961. Failed requests are under way as well; what never ended is not counted.
+    until they were done (Little, Operations Research 1961). Failed requests are under way as well; what never ended is
+    not counted.
     """
     return tuple(_balance([r for r in records if (r.arm, r.block) == (w.arm, w.block)], w) for w in windows)
 

@@ -1,4 +1,4 @@
-"""The `prunebench` command: eight verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: nine verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
 from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, parse_widths
+from prunebench.comparing import Pilot, compare, explain
 from prunebench.making import compress, recover
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(compress)
 app.command()(recover)
+app.command()(compare)
 
 
 @app.command()
@@ -163,17 +165,22 @@ def loadtest(
     output_tokens: Annotated[int, typer.Option(min=2, help="Exact output length.")] = 64,
     blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
     seed: Annotated[int, typer.Option(help="Decides arrivals and prompts.")] = 0,
+    pilot: Pilot = None,
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
     Example: prunebench loadtest --url http://127.0.0.1:8000 --model pruned-30 --against dense --concurrency 8 --out run
     """
     from artifacts.run import Level, Workload
+    from loadtest.design import describe, design_of_run
     from loadtest.runner import LoadTestRequest, run_load_test
     from prunebench.console import note, print_result, show_progress
 
     if (concurrency is None) == (rate is None):
         raise ConfigError("The load is not defined: give either --concurrency N or --rate R, not both.")
+    design = design_of_run(blocks, pilot) if against else None
+    if design:
+        note(describe(design))
     request = LoadTestRequest(
         url=url,
         models=tuple(model),
@@ -183,14 +190,13 @@ def loadtest(
         duration_s=duration,
         out=out,
         blocks=blocks,
+        design=design,
     )
     with show_progress() as progress:
         run = run_load_test(request, progress)
     for gate in run.gates:
         if not gate.passed:
-            note(
-                f"not valid: {gate.name} = {gate.observed} (limit {gate.limit} {gate.unit}). {gate.cause} {gate.remedy}"
-            )
+            note(f"not valid: {explain(gate)}")
     shown = run.model_dump(include={"arms", "comparisons"})
     print_result({"out": str(out), "valid": run.valid, **shown})
     if not run.valid:
