@@ -151,8 +151,9 @@ def render(raw: dict[str, Any]) -> str:
             f"stretched by a factor whose logarithm has a standard deviation of {JITTER:g}; {LEVEL.label}, "
             f'{WORKLOAD.output_tokens} output tokens, windows of {WINDOW_S:g} s. *Found* is the verdict "slower" on '
             "tokens/s: the published interval leaves 1 out, p is below 5 %, and the ratio lies outside the A/A "
-            "interval of the same run. A drawn procedure estimates the spread from a pilot, asks for the blocks that 5 % takes "
-            "at 95 % power, and draws so many of the pool's blocks with replacement; the real runs went through Locust.",
+            "interval of the same run. A drawn procedure estimates the spread from a pilot, asks for the blocks that "
+            "5 % takes at 95 % power, and draws so many of the pool's blocks with replacement; the real runs went "
+            "through Locust.",
             "",
             f"Made with {made_with(raw['provenance'], ('locust', 'scipy'))}.",
             "",

@@ -17,9 +17,10 @@ from artifacts.run import LittlesLaw, RequestRecord, Steadiness, Window
 
 BATCH = 5
 SURE = 0.99
-SURE_WITHOUT_BLOCKS = 0.9999  # batches of one window follow each other: their independence is only half true
 _MIN_BATCHES = 4
 _MIN_BLOCKS = 4
+_NO_STEADY_PART = 0.4
+_LARGE = 0.4
 
 Series = NDArray[np.float64]
 
@@ -28,8 +29,8 @@ def mser5_cut(values: Sequence[float]) -> float:
     """The share of a series that MSER-5 would cut off at its beginning, from 0 to a half; 0 for under 20 values.
 
     White, Cobb & Spratt (Winter Simulation Conference 2000): over means of 5 values, the cut d that minimises
-    sum((y - mean)^2 for y after d) / (n - d)^2. An optimum in the second half means that no steady part was found;
-    a half is returned then.
+    sum((y - mean)^2 for y after d) / (n - d)^2, in the first half. An optimum at its end means that no steady part was
+    found.
     """
     means = _batch_means(np.asarray(values, dtype=np.float64))
     count = len(means)
@@ -77,14 +78,15 @@ def _drift(arm: int, signal: str, windows: Sequence[tuple[Series, Series]]) -> S
         return None
     phases = np.concatenate([phase for phase, _ in windows])
     values = np.concatenate([value for _, value in windows])[np.argsort(phases, kind="stable")]
-    few = len(differences) < _MIN_BLOCKS
-    sure = sure_part(_batched_differences(windows), SURE_WITHOUT_BLOCKS) if few else sure_part(differences)
+    drift, cut = float(np.mean(differences)), mser5_cut(values.tolist())
+    # Too few replications to tell a trend from chance: then only a large one without a steady part counts.
+    alone = max(0.0, abs(drift) - _LARGE) if cut >= _NO_STEADY_PART else 0.0
     return Steadiness(
         arm=arm,
         signal="ttft" if signal == "ttft" else "in_flight",
-        drift=float(np.mean(differences)),
-        sure=sure,
-        cut=mser5_cut(values.tolist()),
+        drift=drift,
+        sure=sure_part(differences) if len(differences) >= _MIN_BLOCKS else alone,
+        cut=cut,
         blocks=len(differences),
     )
 
@@ -94,15 +96,6 @@ def _half_difference(phase: Series, value: Series) -> float | None:
     if not len(early) or not len(late) or early.mean() <= 0 or late.mean() <= 0:
         return None
     return float(np.log(late.mean() / early.mean()))
-
-
-def _batched_differences(windows: Sequence[tuple[Series, Series]]) -> list[float]:
-    """Too few blocks to be replications: pairs of batch means of the two halves stand in."""
-    found: list[float] = []
-    for phase, value in windows:
-        early, late = _batch_means(value[phase < 0.5]), _batch_means(value[phase >= 0.5])
-        found += [float(np.log(b / a)) for a, b in zip(early, late, strict=False) if a > 0 and b > 0]
-    return found
 
 
 def _ttft_by_phase(records: Sequence[RequestRecord], window: Window) -> tuple[Series, Series]:
