@@ -32,7 +32,7 @@ STEM = Path(__file__).with_name("planted_slowdown_cpu_202611")
 MEASURE = "speedup_output_tokens_per_s"
 GAPS_MS = {"reference": 10.0, "slowed": 10.5}
 WANTED = 0.05
-JITTER = 0.1
+JITTER = 0.06
 PILOT_BLOCKS = 12
 WINDOW_S, LEAD_IN_S = 0.5, 0.35
 LEVEL, WORKLOAD = Level(concurrency=4), Workload(prompt_tokens=16, output_tokens=24)

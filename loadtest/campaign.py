@@ -17,7 +17,7 @@ from artifacts.files import complete_directory
 from artifacts.progress import Progress, silent
 from artifacts.run import Design, Estimate, Level, RunManifest, Workload
 from artifacts.unfinished import key_of, remove_working_folder, working_folder
-from loadtest.endpoint import Endpoint
+from loadtest.endpoint import Endpoint, require_models
 from loadtest.levels import level_folder, measured_already
 from loadtest.pairing import SPEEDUPS
 from loadtest.player import terminate_like_interrupt
@@ -56,12 +56,9 @@ def run_campaign(request: CampaignRequest, progress: Progress = silent) -> Campa
     A killed campaign goes on with its finished levels when the same is asked again. Raises what `run_load_test` does,
     and ConfigError for no level, or the same one twice; then finished levels stay for the next attempt.
     """
-    _require_levels(request)
+    fingerprints = _checked(request)
     with terminate_like_interrupt(), working_folder(request.out, _key(request)) as folder:
         tests = [_load_test(request, level, folder) for level in request.levels]
-        for test in tests:
-            make_plan(test)
-        fingerprints = _fingerprints(request)
         runs = [_measured(test, fingerprints, progress) for test in tests]
         campaign = conclude(request, runs)
         with complete_directory(request.out) as final:
@@ -133,23 +130,24 @@ def _control(run: RunManifest, measure: str) -> Estimate | None:
     return next((c.ratios[measure] for c in run.comparisons if c.is_control and measure in c.ratios), None)
 
 
-def _require_levels(request: CampaignRequest) -> None:
+def _checked(request: CampaignRequest) -> dict[str, str | None]:
+    """Refuses what cannot be measured before anything is written; returns the fingerprints of what is served."""
     labels = [level.label for level in request.levels]
     if not labels or len(set(labels)) != len(labels):
         raise ConfigError(f"levels must be one or more different ones, not {', '.join(labels) or 'none'}.")
     if request.against in request.models:
         raise ConfigError(f"{request.against!r} is the reference and cannot be compared as well. The control is added.")
+    served = Endpoint(request.url, request.api_key).models()
+    for level in request.levels:
+        plan = make_plan(_load_test(request, level, request.out))
+        require_models(served, plan.arms, plan.workload.prompt_tokens + plan.workload.output_tokens)
+    return {model: entry.get("prunebench", {}).get("fingerprint") for model, entry in served.items()}
 
 
 def _key(request: CampaignRequest) -> str:
     asked = asdict(request)
     del asked["api_key"], asked["out"]  # the one is nobody's business, the other stands in the folder's name
     return key_of(asked)
-
-
-def _fingerprints(request: CampaignRequest) -> dict[str, str | None]:
-    served = Endpoint(request.url, request.api_key).models()
-    return {model: entry.get("prunebench", {}).get("fingerprint") for model, entry in served.items()}
 
 
 def _load_test(request: CampaignRequest, level: Level, folder: Path) -> LoadTestRequest:
