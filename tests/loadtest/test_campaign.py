@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from campaigns import WORKLOAD, make_run
 from truth_server import Behaviour, TruthServer
 
 from artifacts.campaign import load_campaign
@@ -20,6 +19,7 @@ from loadtest.campaign import CampaignRequest, conclude, run_campaign
 from loadtest.design import plan_design
 from loadtest.levels import level_folder, measured_already
 from loadtest.pairing import SPEEDUPS
+from tests.campaigns import WORKLOAD, make_run
 
 Serve = Callable[..., TruthServer]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from campaigns import make_run
 
 from artifacts.errors import ConfigError
 from artifacts.run import RUN_NAME, Design
 from loadtest.design import ASSUMED_SPREAD, POWER, describe, design_of_run, plan_design, spread_of_run
 from loadtest.power import assured_spread, power_of
+from tests.campaigns import make_run
 
 
 def design(**changes: object) -> Design:
