@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from artifacts.run import Design, Estimate, Level, Workload
-from benchmarks.pages import draw_page, made_with, page_parser, write_raw
+from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
 from benchmarks.simulated_fleet import simulated_fleet
 from loadtest.design import plan_design
 from loadtest.pairing import estimate_ratio
@@ -36,7 +36,7 @@ JITTER = 0.06
 PILOT_BLOCKS = 12
 WINDOW_S, LEAD_IN_S = 0.5, 0.35
 LEVEL, WORKLOAD = Level(concurrency=4), Workload(prompt_tokens=16, output_tokens=24)
-DRAWS = 2000
+DRAWS = 1000
 
 
 def main() -> None:
@@ -46,6 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.render_only:
         write_raw(STEM, measure(options.blocks, options.runs))
+    raw = read_raw(STEM)
+    if "drawn" not in raw:
+        write_raw(STEM, {**raw, "drawn": drawn_procedures(raw["pool"], DRAWS)})
     draw_page(STEM, render)
 
 
@@ -121,7 +124,7 @@ def drawn_procedures(pool: dict[str, Any], draws: int) -> list[tuple[int, bool, 
 def render(raw: dict[str, Any]) -> str:
     """The page, from the raw data alone."""
     pool, design, runs = raw["pool"], raw["design"], raw["runs"]
-    procedures = drawn_procedures(pool, DRAWS)
+    procedures = raw["drawn"]
     sizes = [blocks for blocks, _, _ in procedures]
     power, held = (np.mean([row[k] for row in procedures]) for k in (1, 2))
     real = sum(found(estimate_ratio(r["slowed"]), estimate_ratio(r["control"])) for r in runs)
