@@ -167,7 +167,7 @@ def test_a_machine_that_forbids_it_is_no_fault(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_loop_is_watched_while_it_is_measured_and_no_longer() -> None:
-    """0.4 s in steps of 10 ms, each late by what the machine does to a sleeper: a first look shows a plausible number."""
+    """0.4 s in steps of 10 ms, each late by what the machine does to a sleeper."""
     _, outcome, _, _ = played(SleepingServer(), {"concurrency": 2})
     assert 5 <= len(outcome.loop_lags_s) <= 41
     assert min(outcome.loop_lags_s) >= 0
