@@ -1,10 +1,10 @@
 """How often does the load test see a difference where there is none? A model against itself, on the real engine.
 
-    python benchmarks/aa_control.py [--repetitions 10] [--only N] [--render-only]
+    python benchmarks/aa_control.py [--repetitions 10] [--only MINUTES] [--render-only]
 
 `prunebench serve` with one variant, the demo model, and A/A runs of 8 blocks at concurrency 4 one after the other. A
 valid procedure's interval contains 1 in 95 of 100. Repetitions that are in the raw data already are not measured
-again; `--only` measures so many more and stops.
+again; `--only` begins no further one after so many minutes, less what one takes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,24 @@ from prunebench.demo_server import running_server
 STEM = Path(__file__).with_name("aa_control_cpu_202611")
 NAME = "demo"
 LEVEL, WORKLOAD = Level(concurrency=4), Workload(prompt_tokens=32, output_tokens=16)
-BLOCKS, WINDOW_S, LEAD_IN_S = 8, 2.0, 0.4
+BLOCKS, WINDOW_S, LEAD_IN_S = 8, 1.0, 0.3
+RUN_S = 30.0  # one run with its start, and what ends the server
 
 
 def main() -> None:
     parser = page_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--only", type=int, default=1000)
+    parser.add_argument("--only", type=float, default=60.0)
     options = parser.parse_args()
     if not options.render_only:
-        extend(options.repetitions, options.only)
+        extend(options.repetitions, time.monotonic() + 60 * options.only - RUN_S)
     draw_page(STEM, render)
 
 
-def extend(repetitions: int, most: int) -> None:
+def extend(repetitions: int, last_start_s: float) -> None:
     """Adds what is missing to the raw data, run by run."""
     raw = read_raw(STEM) if STEM.with_suffix(".json").exists() else {"runs": [], "provenance": {}}
-    missing = min(repetitions - len(raw["runs"]), most)
-    if missing <= 0:
+    if len(raw["runs"]) >= repetitions:
         return
     raw["provenance"] = collect_provenance().model_dump(mode="json")
     with tempfile.TemporaryDirectory() as name:
@@ -56,8 +57,8 @@ def extend(repetitions: int, most: int) -> None:
         entry = VariantEntry(name=NAME, model=str(MODEL_DIR))
         Fleet(variants=(entry,), max_model_len=512, state_dir=str(folder / "state")).save(folder / "fleet.json")
         with running_server(folder / "fleet.json", folder / "server.log", silent) as url:
-            for k in range(missing):
-                raw["runs"].append(control_run(url, folder / f"run-{k}"))
+            while len(raw["runs"]) < repetitions and time.monotonic() < last_start_s:
+                raw["runs"].append(control_run(url, folder / f"run-{len(raw['runs'])}"))
                 write_raw(STEM, raw)
 
 

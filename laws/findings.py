@@ -89,9 +89,10 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
 
 def first_arms(run: RunManifest) -> tuple[ArmSummary, ...]:
     """One arm per model: a control is a further arm of the reference and no model of its own."""
-    return tuple(
-        {arm.model: arm for arm in reversed(run.arms)}[model] for model in dict.fromkeys(a.model for a in run.arms)
-    )
+    first: dict[str, ArmSummary] = {}
+    for arm in run.arms:
+        first.setdefault(arm.model, arm)
+    return tuple(first.values())
 
 
 def quality_value(manifest: VariantManifest, metric: str) -> float | None:
