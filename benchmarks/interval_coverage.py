@@ -26,7 +26,7 @@ from loadtest.power import MIN_BLOCKS
 STEM = Path(__file__).with_name("interval_coverage_202611")
 SIZES = (4, 6, 8, 12, 20)
 NOMINAL, PROMISED = 0.95, 0.93
-RESAMPLES = 2000
+RESAMPLES = 1000
 SHAPES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
     "normal": lambda g, n: g.normal(0, 1, n),
     "heavy tails, t(3)": lambda g, n: g.standard_t(3, n),

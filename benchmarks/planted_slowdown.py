@@ -32,7 +32,7 @@ STEM = Path(__file__).with_name("planted_slowdown_cpu_202611")
 MEASURE = "speedup_output_tokens_per_s"
 GAPS_MS = {"reference": 10.0, "slowed": 10.5}
 WANTED = 0.05
-JITTER = 0.06
+JITTER = 0.05
 PILOT_BLOCKS = 12
 WINDOW_S, LEAD_IN_S = 0.5, 0.35
 LEVEL, WORKLOAD = Level(concurrency=4), Workload(prompt_tokens=16, output_tokens=24)
@@ -45,27 +45,31 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
     if not options.render_only:
-        write_raw(STEM, measure(options.blocks, options.runs))
+        measure(options.blocks, options.runs)
     raw = read_raw(STEM)
     if "drawn" not in raw:
         write_raw(STEM, {**raw, "drawn": drawn_procedures(raw["pool"], DRAWS)})
     draw_page(STEM, render)
 
 
-def measure(blocks: int, runs: int) -> dict[str, Any]:
+def measure(blocks: int, runs: int) -> None:
+    """Written after each run, so that what was measured outlives an interruption."""
     with tempfile.TemporaryDirectory() as name, simulated_fleet(Path(name), GAPS_MS, JITTER) as url:
         folder = Path(name)
         pool = block_ratios(url, folder / "pool", blocks)
         spread = float(np.log(pool["control"]).std(ddof=1))
         design = designed(assured_spread(spread, blocks))
-        repeated = [block_ratios(url, folder / f"run-{k}", design.blocks) for k in range(runs)]
-    return {
-        "pool": pool,
-        "pool_spread": spread,
-        "design": design.model_dump(),
-        "runs": repeated,
-        "provenance": collect_provenance().model_dump(mode="json"),
-    }
+        raw: dict[str, Any] = {
+            "pool": pool,
+            "pool_spread": spread,
+            "design": design.model_dump(),
+            "runs": [],
+            "provenance": collect_provenance().model_dump(mode="json"),
+        }
+        write_raw(STEM, raw)
+        for k in range(runs):
+            raw["runs"].append(block_ratios(url, folder / f"run-{k}", design.blocks))
+            write_raw(STEM, raw)
 
 
 def block_ratios(url: str, out: Path, blocks: int) -> dict[str, Any]:
