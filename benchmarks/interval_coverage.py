@@ -89,8 +89,8 @@ def render(raw: dict[str, Any]) -> str:
         lines.append(f"| {r['shape']} | {r['blocks']} | {shares} |")
     lines += [
         "",
-        f"{samples:,} samples each, {RESAMPLES:,} resamples; *short* is two binomial standard errors below; one at 95 % is "
-        f"{(0.95 * 0.05 / samples) ** 0.5:.1%}.",
+        f"{samples:,} samples each, {RESAMPLES:,} resamples; *short* is more than two standard errors below, each "
+        f"of {(0.95 * 0.05 / samples) ** 0.5:.1%}.",
         "",
         f"Made with {made_with(raw['provenance'], ('numpy', 'scipy'))}.",
     ]

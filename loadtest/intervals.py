@@ -1,7 +1,7 @@
 """Between which values does a mean lie? Two answers from few independent observations, and which one to publish.
 
 Student's t assumes normal blocks, and the bootstrap many of them; neither holds for eight blocks on a shared machine.
-So both are kept, and the wider is published: it covers at least as often as either.
+So both are kept, and the wider is published, which mostly is Student's.
 """
 
 from __future__ import annotations
