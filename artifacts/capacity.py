@@ -95,15 +95,17 @@ class Violation(Document):
 
 
 class VariantCapacity(Document):
-    """The answer for one variant. Its true highest rate is in [`rate_per_s`, `above_per_s`) if it is monotone.
+    """The answer for one variant. Its true highest rate is in [`rate_per_s`, `missed_per_s`) if it is monotone.
 
-    `rate_per_s` is null where no rate met the SLO, `above_per_s` where all did.
+    `above_per_s` is where the search turned back: the lowest rate not shown to be met, for which `limited_by` has the
+    reason. Rates are null where there is none: no met, none above it, none surely missed.
     """
 
     model: str
     fingerprint: str | None
     rate_per_s: float | None
     above_per_s: float | None
+    missed_per_s: float | None
     goodput_per_s: float | None = Field(description="at `rate_per_s`, in the confirmation if there was one")
     confirmed: bool = Field(description="met once more with fresh seeds")
     limited_by: LimitedBy
@@ -116,8 +118,8 @@ class VariantCapacity(Document):
 class CapacityRatio(Document):
     """Highest rate of `model` over that of `against`.
 
-    `low` and `high` divide the brackets' ends crosswise: every ratio that the two brackets allow. Null where a bracket
-    is open.
+    `low` and `high` divide what one surely met by what the other surely missed: every ratio that the two brackets
+    [`rate_per_s`, `missed_per_s`) allow. Null where a bracket is open.
     """
 
     model: str

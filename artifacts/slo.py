@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,12 +19,11 @@ from artifacts.document import Document
 from artifacts.errors import ConfigError
 from artifacts.measures import e2e_s, tpot_s, ttft_s
 from artifacts.run import RequestRecord
-from artifacts.units import format_seconds
 
 Quantity = Literal["ttft", "tpot", "e2e"]
 
 _VALUES: dict[Quantity, Callable[[RequestRecord], Sequence[float]]] = {"ttft": ttft_s, "tpot": tpot_s, "e2e": e2e_s}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_PER_SECOND = {"us": 1e6, "ms": 1e3, "s": 1.0}
 _LIMIT = re.compile(r"(?P<quantity>\w+)_p(?P<percentile>[\d.]+)\s*<=?\s*(?P<value>[\d.]+)\s*(?P<unit>[a-z]*)")
 
 
@@ -40,11 +40,15 @@ class SloLimit(Document):
 
     @property
     def text(self) -> str:
-        return f"{self.quantity}_p{self.percentile:g}<{format_seconds(self.limit_s).replace(' ', '')}"
+        return f"{self.quantity}_p{self.percentile:g}<{self.limit_s * 1e3:.12g}ms"
+
+    def seconds_of(self, record: RequestRecord) -> float:
+        """The request's quantity; infinite if it failed, 0 if it has none, as one output token has no TPOT."""
+        return max(_VALUES[self.quantity](record), default=0.0) if record.ok else inf
 
     def met_by(self, record: RequestRecord) -> bool:
-        """Whether the request succeeded and was in time. One output token has no TPOT, so no limit on it is missed."""
-        return record.ok and all(value_s <= self.limit_s for value_s in _VALUES[self.quantity](record))
+        """Whether the request succeeded and was in time."""
+        return self.seconds_of(record) <= self.limit_s
 
 
 class Slo(Document):
@@ -108,12 +112,12 @@ def _limit(part: str) -> SloLimit:
         raise ConfigError(
             f"{part!r} is no limit. Write one as ttft_p95<500ms, or name a preset: {', '.join(sorted(PRESETS))}."
         )
-    if found["unit"] not in _SECONDS:
+    if found["unit"] not in _PER_SECOND:
         raise ConfigError(f"{part!r} has no unit of time. Write us, ms or s behind the number, as in ttft_p95<500ms.")
     if found["quantity"] not in _VALUES:
         raise ConfigError(f"{part!r} limits {found['quantity']!r}. Limits can be on {', '.join(_VALUES)}.")
     try:
-        percentile, limit_s = float(found["percentile"]), float(found["value"]) * _SECONDS[found["unit"]]
+        percentile, limit_s = float(found["percentile"]), float(found["value"]) / _PER_SECOND[found["unit"]]
     except ValueError as error:
         raise ConfigError(f"{part!r} holds something that is no number. Write it as ttft_p95<500ms.") from error
     if not 0 < percentile < 100 or limit_s <= 0:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from math import ceil, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 
 from artifacts.capacity import Attainment, Verdict
@@ -21,6 +22,8 @@ from artifacts.run import RequestRecord, Window
 from artifacts.slo import Slo, SloLimit
 
 CONFIDENCE = 0.95
+_FAR = 2.0  # limits: how much later than that a request was, or whether it failed, is no matter
+_NOISE = 0.05  # limits: what a server drifts below that, far from the limit, makes nobody late
 
 
 def quantile_of(looks: int) -> float:
@@ -46,26 +49,41 @@ def requests_to_show(required_share: float, z: float) -> int:
     return ceil(z * z * required_share / (1 - required_share) - 1e-9)
 
 
-def effective_count(flags: Sequence[bool]) -> float:
-    """How many independent requests say as much as these, which stand in the order of their schedule."""
-    deviations = np.asarray(flags, dtype=np.float64) - np.mean(flags) if flags else np.zeros(0)
+def effective_count(latencies_s: Sequence[float], limit_s: float) -> float:
+    """How many independent requests say as much as these, which stand in the order of their schedule.
+
+    The larger autocorrelation time counts of who was late and of the latencies themselves. Where hardly anybody was
+    late yet, the first knows nothing of the queue that makes them late together; the second sees it grow and shrink.
+    """
+    values = np.minimum(np.asarray(latencies_s, dtype=np.float64) / limit_s, _FAR)
+    late = (values > 1).astype(np.float64)
+    return len(values) / max(_autocorrelation_time(late, 0.0), _autocorrelation_time(values, _NOISE))
+
+
+def _autocorrelation_time(values: NDArray[np.float64], noise: float) -> float:
+    """1 + 2 x the sum of the autocorrelations, up to the first pair of them that is not positive; at least 1.
+
+    `noise` is the deviation of independent noise that is thought added, so that fluctuations below it do not count.
+    """
+    deviations = values - values.mean() if len(values) else values
     power = float(deviations @ deviations)
     if power < 1e-12:
-        return float(len(flags))
-    size = 1 << (2 * len(flags) - 1).bit_length()  # padded, so that the transform's correlation does not wrap round
+        return 1.0
+    size = 1 << (2 * len(values) - 1).bit_length()  # padded, so that the transform's correlation does not wrap round
     spectrum = np.fft.rfft(deviations, size)
-    correlation = np.fft.irfft(spectrum * spectrum.conj(), size)[: len(flags)] / power
-    pairs = correlation[: len(flags) // 2 * 2].reshape(-1, 2).sum(axis=1)
+    correlation = np.fft.irfft(spectrum * spectrum.conj(), size)[: len(values)] / (power + len(values) * noise**2)
+    correlation[0] = 1.0
+    pairs = correlation[: len(values) // 2 * 2].reshape(-1, 2).sum(axis=1)
     negative = np.flatnonzero(pairs <= 0)
-    time = 2 * float(pairs[: negative[0] if len(negative) else len(pairs)].sum()) - 1
-    return len(flags) / max(1.0, time)
+    return max(1.0, 2 * float(pairs[: negative[0] if len(negative) else len(pairs)].sum()) - 1)
 
 
 def attainment(limit: SloLimit, looks: Sequence[Sequence[RequestRecord]], z: float) -> Attainment:
     """Over the requests that started in the looks' windows, which are `looks` without their lead-ins."""
-    flags = [[limit.met_by(r) for r in in_order(records)] for records in looks]
-    requests, within = sum(map(len, flags)), sum(map(sum, flags))
-    effective = sum(map(effective_count, flags))
+    latencies_s = [[limit.seconds_of(r) for r in in_order(records)] for records in looks]
+    requests = sum(map(len, latencies_s))
+    within = sum(value_s <= limit.limit_s for of_look in latencies_s for value_s in of_look)
+    effective = sum(effective_count(of_look, limit.limit_s) for of_look in latencies_s)
     low, high = wilson(within / requests if requests else 0.0, effective, z)
     return Attainment(limit=limit, requests=requests, within=within, effective_requests=effective, low=low, high=high)
 

@@ -43,10 +43,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """`rate_per_s`: the highest rate shown to meet the SLO; `above_per_s`: the lowest above it that was not."""
+    """`rate_per_s`: the highest rate shown to meet the SLO; `above_per_s`: the lowest above it that was not.
+
+    `missed_per_s`: the lowest rate shown to miss it.
+    """
 
     rate_per_s: float | None
     above_per_s: float | None
+    missed_per_s: float | None
     confirmed: bool
     limited_by: LimitedBy
     violations: tuple[Violation, ...]
@@ -77,6 +81,7 @@ def conclude(policy: SearchPolicy, tried: Sequence[Tried]) -> Conclusion:
     return Conclusion(
         rate_per_s=low,
         above_per_s=high,
+        missed_per_s=min((t.rate_per_s for t in tried if t.verdict == "missed"), default=None),
         confirmed=low is not None and _confirmed(tried, low),
         limited_by=_limited_by(policy, tried, low, high),
         violations=violations(tried),

@@ -27,6 +27,7 @@ def capacity_of(
         fingerprint=fingerprint,
         rate_per_s=answer.rate_per_s,
         above_per_s=answer.above_per_s,
+        missed_per_s=answer.missed_per_s,
         goodput_per_s=at_rate[-1].goodput_per_s if at_rate else None,
         confirmed=answer.confirmed,
         limited_by=answer.limited_by,
@@ -50,8 +51,8 @@ def _ratio(variant: VariantCapacity, against: VariantCapacity) -> CapacityRatio 
         model=variant.model,
         against=against.model,
         value=variant.rate_per_s / against.rate_per_s,
-        low=None if against.above_per_s is None else variant.rate_per_s / against.above_per_s,
-        high=None if variant.above_per_s is None else variant.above_per_s / against.rate_per_s,
+        low=None if against.missed_per_s is None else variant.rate_per_s / against.missed_per_s,
+        high=None if variant.missed_per_s is None else variant.missed_per_s / against.rate_per_s,
     )
 
 
