@@ -5,7 +5,6 @@ With Poisson arrivals this is M/D/N, whose capacity is known exactly and whose w
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +13,7 @@ import numpy as np
 from artifacts.progress import Progress
 from artifacts.provenance import Provenance
 from artifacts.run import REQUESTS_NAME, RUN_NAME, Gate, RequestRecord, RunManifest, Window, write_requests
+from benchmarks.slo_intervals import waits_s
 from loadtest.arrivals import arrival_times_s
 from loadtest.runner import LoadTestRequest
 from loadtest.summary import compare_arms, summarise_arms
@@ -33,16 +33,6 @@ NOWHERE = Provenance(
     gpus=(),
     versions={},
 )
-
-
-def waits_s(arrivals_s: tuple[float, ...], streams: int, service_s: float) -> list[float]:
-    """How long each request waits for one of the streams."""
-    free_s, waits = [0.0] * streams, []
-    for arrival_s in arrivals_s:
-        start_s = max(arrival_s, heapq.heappop(free_s))
-        heapq.heappush(free_s, start_s + service_s)
-        waits.append(start_s - arrival_s)
-    return waits
 
 
 @dataclass

@@ -7,12 +7,13 @@ from math import inf
 
 import numpy as np
 import pytest
-from queueing import Queue, waits_s
+from queueing import Queue
 from scipy.stats import binomtest, norm
 
 from artifacts.capacity import Attainment, Verdict
 from artifacts.run import RequestRecord, Window
 from artifacts.slo import SloLimit, parse_slo
+from benchmarks.slo_intervals import waits_s
 from loadtest.arrivals import arrival_times_s
 from loadtest.attainment import (
     CONFIDENCE,
