@@ -1,9 +1,9 @@
-"""How often is a rate called met that is not? Wilson's interval, plain and at the effective sample size, on known queues.
+"""How often is a rate called met that is not? Wilson's interval, plain and at the effective sample size, on a queue.
 
 M/D/4 with a service time of 96 ms: Poisson arrivals, four streams, first come first served. The SLO is 90 % of first
-tokens within 150 ms. A long simulation gives the rate at which exactly that share is in time; windows of several lengths
-at shares of that rate are then judged 400 times each. A verdict of "met" at or above the exact rate is an error, as is
-"missed" below it. Everything follows from fixed seeds.
+tokens within 150 ms. A long simulation gives the rate at which exactly that share is in time; windows of several
+lengths at shares of that rate are then judged 400 times each. A verdict of "met" at or above the exact rate is an
+error, as is "missed" below it. Everything follows from fixed seeds.
 
 `python -m benchmarks.slo_intervals` computes and draws the page, `--render-only` draws it again.
 """
@@ -90,9 +90,10 @@ def render(raw: dict[str, Any]) -> str:
     lines = [
         "# How often a rate is called met that is not",
         "",
-        f"A queue with four streams of 96 ms (capacity {raw['capacity_per_s']:.1f} requests/s); 90 % must have their first "
-        f"token within 150 ms, which is exactly so at {raw['exact_rate_per_s']:.2f} requests/s. Share of {raw['repeats']} "
-        "windows called met or missed by Wilson's interval, over all requests (plain) and at the effective sample size. "
+        f"A queue with four streams of 96 ms (capacity {raw['capacity_per_s']:.1f} requests/s); 90 % must have their "
+        f"first token within 150 ms, which is exactly so at {raw['exact_rate_per_s']:.2f} requests/s. Share of "
+        f"{raw['repeats']} windows called met or missed by Wilson's interval, over all requests (plain) and at the "
+        "effective sample size. "
         f"An interval that holds what it says errs in {raw['tail_per_look']:.2%} of the windows at the exact rate, on "
         "either side.",
         "",

@@ -71,6 +71,10 @@ class SearchRequest:
     api_key: str | None = None
     token_range: tuple[int, int] = (3, 500)
 
+    def full_look_s(self, rate_per_s: float) -> float:
+        """How long a full look at that rate lasts."""
+        return full_look_s(self.slo, self.policy, self.look_s, rate_per_s)
+
     def decisive(self, fingerprints: dict[str, str | None]) -> list[Any]:
         """All that decides a look; the weights count, as far as the server states them."""
         documents = [d.model_dump() for d in (self.slo, self.workload, self.policy)]
@@ -145,7 +149,7 @@ class _Search:
         """Played now, or read where an earlier attempt has finished it."""
         request, number = self._request, len(track.played)
         pilot = step.purpose == "probe" and number == 0
-        full_s = full_look_s(request.slo, request.policy, request.look_s, step.rate_per_s)
+        full_s = request.full_look_s(step.rate_per_s)
         look = Look(
             folder=f"{LEVELS_NAME}/{track.number}-{len(track.levels):02d}-{step.rate_per_s:g}-{number}",
             pilot=pilot,
@@ -186,7 +190,7 @@ class _Search:
     def _tell(self, rate_per_s: float, stage: str, done_s: float, total_s: float) -> None:
         """The levels still to come are a guess: each about one full look long."""
         request, policy = self._request, self._request.policy
-        each_s = request.warmup_s + full_look_s(request.slo, policy, request.look_s, rate_per_s)
+        each_s = request.warmup_s + request.full_look_s(rate_per_s)
         left = sum(levels_left(policy, t.tried(policy)) for t in self._tracks if self._next(t) is not None)
         self._progress(_STAGE, self._done_s + done_s, self._done_s + max(total_s, left * each_s))
 

@@ -26,6 +26,9 @@ Models = Annotated[
 ]
 PromptTokens = Annotated[int, typer.Option(min=1, help="Exact prompt length.")]
 OutputTokens = Annotated[int, typer.Option(min=2, help="Exact output length.")]
+LookSeconds = Annotated[
+    float | None, typer.Option(help="Least seconds of a full look. Default: until an overload by --precision shows.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Decides arrivals and prompts.")]
 
 
@@ -40,10 +43,7 @@ def search(
     lowest_rate: Annotated[float, typer.Option(help="Give up below this rate.")] = 0.01,
     highest_rate: Annotated[float, typer.Option(help="Look no further above this rate.")] = 1000.0,
     precision: Annotated[float, typer.Option(help="Stop when missed rate / met rate is at most this.")] = 1.1,
-    look: Annotated[
-        float | None,
-        typer.Option(help="Least seconds of a full look. Default: until an overload by --precision shows."),
-    ] = None,
+    look: LookSeconds = None,
     most_looks: Annotated[int, typer.Option(min=1, help="Full looks at one rate before it is left undecided.")] = 3,
     warmup: Annotated[float, typer.Option(min=0, help="Seconds of load before each look.")] = 2.0,
     arrivals: Annotated[Arrivals, typer.Option(help="Arrival process.")] = Arrivals.poisson,
@@ -54,34 +54,25 @@ def search(
     Example: prunebench search --url http://127.0.0.1:8000 --model dense --model pruned-30
     --slo 'ttft_p95<500ms,tpot_p95<50ms' --prompt-tokens 512 --output-tokens 128 --out capacity
 
-    A limit at p95 is met when at least 95 % of all requests are surely within it, failed ones being late (Wilson's
-    interval at 95 %, over the requests that are as good as independent), and missed when surely fewer are. Between the
-    two a level is looked at again. A failed gate of the load client makes a level unusable, not missed. An interrupted
-    search goes on where it was when the same command is given again.
+    A limit at p95 is met when at least 95 % of all requests are surely within it (failed ones are late) and missed when
+    surely fewer are; between the two a rate is looked at again. A failed gate of the load client makes a rate unusable,
+    not missed. The same command goes on with an interrupted search.
 
-    Presets with MLPerf's published limits (p99, Poisson): mlperf-llama3.1-8b-conversational (2 s, 100 ms),
-    mlperf-llama3.1-8b-interactive (500 ms, 30 ms), and -conversational and -interactive for mlperf-llama2-70b,
-    mlperf-gpt-oss-120b and mlperf-deepseek-r1.
+    MLPerf's published limits (p99, Poisson): mlperf-llama3.1-8b-conversational (2 s, 100 ms), -interactive (500 ms, 30
+    ms), and both for mlperf-llama2-70b, mlperf-gpt-oss-120b and mlperf-deepseek-r1.
     """
     from artifacts.capacity import SearchPolicy
     from artifacts.run import Workload
     from artifacts.slo import parse_slo
-    from loadtest.looks import full_look_s, least_look_s
+    from loadtest.looks import least_look_s
     from loadtest.protocol import API_KEY_VARIABLE
     from loadtest.saturation import SearchRequest, search_capacity
     from prunebench.console import note, print_result, show_progress
 
     limits = parse_slo(slo)
-    policy = SearchPolicy.parse(
-        {
-            "start_rate_per_s": start_rate,
-            "precision": precision,
-            "lowest_rate_per_s": lowest_rate,
-            "highest_rate_per_s": highest_rate,
-            "most_looks": most_looks,
-        },
-        "the search",
-    )
+    bounds = {"lowest_rate_per_s": lowest_rate, "highest_rate_per_s": highest_rate}
+    moves = {"start_rate_per_s": start_rate, "precision": precision, "most_looks": most_looks}
+    policy = SearchPolicy.parse(bounds | moves, "the search")
     request = SearchRequest(
         url=url,
         models=tuple(model),
@@ -95,12 +86,10 @@ def search(
         timeout_s=patience_s(limits.longest_s(output_tokens)),
         api_key=os.environ.get(API_KEY_VARIABLE),
     )
-    first_s = full_look_s(limits, policy, request.look_s, start_rate)
-    note(f"A full look at {start_rate:g} requests/s takes {first_s:.0f} s with {limits.text}.")
+    note(f"A full look at {start_rate:g} requests/s takes {request.full_look_s(start_rate):.0f} s.")
     with show_progress() as progress:
         found = search_capacity(request, progress)
-    for variant in found.variants:
-        note(variant.verdict)
+    note("\n".join(variant.verdict for variant in found.variants))
     print_result({"out": str(out), **capacity_summary(found)})
     if not all(variant.confirmed for variant in found.variants):
         raise typer.Exit(1)
