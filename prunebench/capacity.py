@@ -11,7 +11,7 @@ from artifacts.errors import ConfigError
 from prunebench.choices import Arrivals, Folder, parse_widths
 
 if TYPE_CHECKING:
-    from artifacts.capacity import CapacitySearch
+    from artifacts.capacity import CapacitySearch, SearchPolicy
     from artifacts.run import Level
     from artifacts.sweep import Sweep
 
@@ -61,7 +61,6 @@ def search(
     MLPerf's published limits (p99, Poisson): mlperf-llama3.1-8b-conversational (2 s, 100 ms), -interactive (500 ms, 30
     ms), and both for mlperf-llama2-70b, mlperf-gpt-oss-120b and mlperf-deepseek-r1.
     """
-    from artifacts.capacity import SearchPolicy
     from artifacts.run import Workload
     from artifacts.slo import parse_slo
     from loadtest.looks import least_look_s
@@ -70,9 +69,7 @@ def search(
     from prunebench.console import note, print_result, show_progress
 
     limits = parse_slo(slo)
-    bounds = {"lowest_rate_per_s": lowest_rate, "highest_rate_per_s": highest_rate}
-    moves = {"start_rate_per_s": start_rate, "precision": precision, "most_looks": most_looks}
-    policy = SearchPolicy.parse(bounds | moves, "the search")
+    policy = policy_of(start_rate, lowest_rate, highest_rate, precision, most_looks)
     request = SearchRequest(
         url=url,
         models=tuple(model),
@@ -141,6 +138,14 @@ def sweep(
     print_result({"out": str(out), "valid": not unusable, **sweep_summary(result)})
     if unusable:
         raise typer.Exit(1)
+
+
+def policy_of(start: float, lowest: float, highest: float, precision: float, most_looks: int) -> SearchPolicy:
+    """Rates in requests per second. Raises ConfigError for numbers out of range."""
+    from artifacts.capacity import SearchPolicy
+
+    rates = {"start_rate_per_s": start, "lowest_rate_per_s": lowest, "highest_rate_per_s": highest}
+    return SearchPolicy.parse(rates | {"precision": precision, "most_looks": most_looks}, "the search")
 
 
 def parse_levels(levels: str | None, rates: str | None) -> tuple[Level, ...]:
