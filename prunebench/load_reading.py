@@ -12,6 +12,7 @@ from artifacts.errors import ConfigError
 from artifacts.lengths import Length, TraceTokens
 from artifacts.run import Level, Workload
 from artifacts.traffic import ChatFile, TraceFormat, TraceSource
+from prunebench.choices import parse_widths
 from prunebench.load_options import LENGTH_LAWS
 
 _DEFAULT_PROMPT_TOKENS, _DEFAULT_OUTPUT_TOKENS = 128, 64
@@ -50,6 +51,24 @@ def read_level(load: dict[str, Any], trace: Path | None, spacing: Spacing, burst
         start, end = _numbers(option, value, ":", "FROM:TO in requests per second, as in 1:8")
         arrivals = {"kind": "ramp", "from_rate_per_s": start, "to_rate_per_s": end} | spaced
     return Level.parse({"arrivals": arrivals}, f"{option} {value}".strip())
+
+
+def read_levels(
+    streams: str | None, rates: str | None, spacing: Spacing = "poisson", burstiness: float | None = None
+) -> tuple[Level, ...]:
+    """Closed loops of --levels streams, then open loops of --rates requests/s. Either list may be missing."""
+    closed = [
+        read_level({"--concurrency": count}, None, "poisson", None) for count in parse_widths("--levels", streams) or ()
+    ]
+    opened = [read_level({"--rate": rate}, None, spacing, burstiness) for rate in _rates(rates)]
+    return (*closed, *opened)
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--rates {text!r} is not a list of numbers, as in 0.5,1,2.") from error
 
 
 def read_trace_source(
