@@ -70,15 +70,15 @@ def search(
     from prunebench.load_reading import read_workload
 
     limits = parse_slo(slo)
-    workload = read_workload((prompt_tokens, output_tokens), None, None, seed, {})
+    workload = read_workload((prompt_tokens, output_tokens), seed)
     request = SearchRequest(
         url=url,
         models=tuple(model),
         slo=limits,
         workload=workload,
         out=out,
-        look_s=max(_LEAST_LOOK_S, least_look_s(limits, precision)) if look is None else look,
         policy=policy_of(start_rate, lowest_rate, highest_rate, precision, most_looks),
+        look_s=max(_LEAST_LOOK_S, least_look_s(limits, precision)) if look is None else look,
         arrivals=arrivals.value,
         burstiness=burstiness,
         warmup_s=warmup,
@@ -124,7 +124,7 @@ def sweep(
         url=url,
         models=tuple(model),
         levels=parse_levels(levels, rates),
-        workload=read_workload((prompt_tokens, output_tokens), None, None, seed, {}),
+        workload=read_workload((prompt_tokens, output_tokens), seed),
         out=out,
         duration_s=duration,
         blocks=blocks,

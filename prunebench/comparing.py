@@ -66,7 +66,7 @@ def compare(
         models=tuple(model),
         against=against,
         levels=asked,
-        workload=read_workload((prompt_tokens, output_tokens), None, None, seed, {}),
+        workload=read_workload((prompt_tokens, output_tokens), seed),
         design=design,
         window_s=window,
         out=out,

@@ -95,28 +95,30 @@ def read_trace_source(
 
 def read_workload(
     lengths: tuple[str | None, str | None],
-    trace: TraceSource | None,
-    chat: Path | None,
     seed: int,
-    extras: dict[str, Any],
+    trace: TraceSource | None = None,
+    chat: Path | None = None,
+    shared: tuple[float | None, int | None] = (None, None),
+    natural_ends: bool = False,
 ) -> Workload:
-    """`lengths` are --prompt-tokens and --output-tokens; `extras` holds prefix_share, prefixes and natural_ends."""
+    """`lengths` are --prompt-tokens and --output-tokens, `shared` are --prefix-share and --prefixes."""
     prompt, output = lengths
+    prefix_share, prefixes = shared
     if chat is not None and prompt is not None:
         raise ConfigError("--prompt-tokens has no effect with --chat: conversations are as long as they are.")
-    if extras["prefixes"] is not None and extras["prefix_share"] is None:
+    if prefixes is not None and prefix_share is None:
         raise ConfigError("--prefixes has no effect without --prefix-share. Give both or leave it out.")
     shares = trace is not None and trace.format == "mooncake"
     prompts = TraceTokens(shared_blocks=shares) if trace else _DEFAULT_PROMPT_TOKENS
     outputs = TraceTokens() if trace else _DEFAULT_OUTPUT_TOKENS
-    prefix = {"share": extras["prefix_share"], "prefixes": extras["prefixes"] or 1}
+    prefix = {"share": prefix_share, "prefixes": prefixes or 1}
     fields = {
         "prompt_tokens": None if chat else prompts if prompt is None else read_length("--prompt-tokens", prompt, 1),
         "output_tokens": outputs if output is None else read_length("--output-tokens", output, 2),
         "seed": seed,
-        "prefix": None if extras["prefix_share"] is None else prefix,
+        "prefix": None if prefix_share is None else prefix,
         "chat": None if chat is None else ChatFile(path=str(chat)),
-        "natural_ends": extras["natural_ends"],
+        "natural_ends": natural_ends,
     }
     return Workload.parse(fields, "the workload")
 
