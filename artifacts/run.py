@@ -261,13 +261,17 @@ def write_requests(path: Path, records: list[RequestRecord]) -> None:
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
 
 
-def read_requests(path: Path) -> list[RequestRecord]:
-    """Raises LoadTestError if the file is missing or has other columns."""
+def read_requests(path: Path, events: bool = True) -> list[RequestRecord]:
+    """Without `events`, `event_s` is empty: most of a file is the times of tokens.
+
+    Raises LoadTestError if the file is missing or has other columns.
+    """
+    columns = [name for name in _SCHEMA.names if events or name != "event_s"]
     try:
-        rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
+        rows = pq.read_table(path, schema=_SCHEMA, columns=columns).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LoadTestError(f"{path} cannot be read ({error}). Run the load test again.") from error
-    return [RequestRecord(**{**row, "event_s": tuple(row["event_s"])}) for row in rows]
+    return [RequestRecord(**{**row, "event_s": tuple(row.get("event_s", ()))}) for row in rows]
 
 
 def load_run(folder: Path) -> RunManifest:

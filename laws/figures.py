@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import plotly.graph_objects as go
 
-from artifacts.run import ArmSummary
 from artifacts.variant import VariantManifest
-from laws.findings import SPEEDUPS, Findings, LevelFinding, quality_value
+from laws.findings import HEADLINE, Findings, LevelFinding, quality_value
 
 # Okabe and Ito's colours: told apart by every kind of colour vision. The reference is grey.
 _REFERENCE_COLOUR = "#5f6b7a"
@@ -21,7 +20,6 @@ _RATIO_NAMES = {
     "flops_per_token": "FLOPs per token",
     "kv_bytes_per_token": "KV bytes per token",
 }
-HEADLINE = next(iter(SPEEDUPS))
 
 
 def colour_of(model: str, findings: Findings) -> str:
@@ -33,7 +31,7 @@ def colour_of(model: str, findings: Findings) -> str:
 
 def speedup_figure(findings: Findings) -> go.Figure | None:
     """Throughput ratio to the reference at each level, with intervals; dotted: what the roofline predicts."""
-    if findings.reference is None:
+    if findings.reference is None or not findings.levels:
         return None
     figure = blank_figure("", f"tokens/s, ratio to {findings.reference}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
@@ -52,7 +50,7 @@ def speedup_figure(findings: Findings) -> go.Figure | None:
                 "thickness": 1.5,
                 "width": 5,
             },
-            **_line_style(model, findings),
+            **line_style(model, findings),
         )
         _add_prediction(figure, model, findings)
     return figure
@@ -68,7 +66,6 @@ def _add_prediction(figure: go.Figure, model: str, findings: Findings) -> None:
             line={"dash": "dot", "width": 1.5, "color": colour_of(model, findings)},
             name=f"{model}, roofline",
             hovertemplate="%{y:.2f}×",
-            visible="legendonly",
         )
 
 
@@ -80,39 +77,42 @@ def load_figure(findings: Findings, measure: str, title: str, scale: float = 1.0
         points = [
             (level.label, value * scale)
             for level in findings.levels
-            if (value := _arm(level, model).measures.get(measure)) is not None
+            if (value := measure_of(level, model, measure)) is not None
         ]
         drawn = drawn or bool(points)
-        figure.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], **_line_style(model, findings))
+        figure.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], **line_style(model, findings))
     figure.update_yaxes(rangemode="tozero")
     return figure if drawn else None
 
 
 def pareto_figure(findings: Findings) -> go.Figure | None:
-    """Throughput of the server against the speed one user sees; up and to the right is better."""
+    """Throughput of the server against the speed one user sees; a sweep's picture has more to say, if there is one."""
+    if findings.sweeps:
+        return None
     figure = blank_figure("one stream: tokens/s (1 / TPOT p50)", "server: tokens/s")
     drawn = False
     for model in findings.models:
-        points = [_pareto_point(_arm(level, model)) for level in findings.levels]
+        points = [_pareto_point(level, model) for level in findings.levels]
         known = [point for point in points if point is not None]
         drawn = drawn or bool(known)
-        figure.add_scatter(x=[x for x, _ in known], y=[y for _, y in known], **_line_style(model, findings))
+        figure.add_scatter(x=[x for x, _ in known], y=[y for _, y in known], **line_style(model, findings))
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(rangemode="tozero")
     return figure if drawn else None
 
 
-def _pareto_point(arm: ArmSummary) -> tuple[float, float] | None:
-    tpot_s, tokens_per_s = arm.measures.get("tpot_p50_s"), arm.measures.get("output_tokens_per_s")
+def _pareto_point(level: LevelFinding, model: str) -> tuple[float, float] | None:
+    tpot_s, tokens_per_s = (measure_of(level, model, name) for name in ("tpot_p50_s", "output_tokens_per_s"))
     return None if not tpot_s or tokens_per_s is None else (1 / tpot_s, tokens_per_s)
 
 
 def trade_figure(findings: Findings) -> go.Figure | None:
     """What is gained against what is lost: throughput ratio at the highest level over the rise in held-out loss."""
-    level, dense = findings.levels[-1], findings.variants.get(findings.reference or "")
+    dense = findings.variants.get(findings.reference or "")
     dense_loss = quality_value(dense, "loss_nats") if dense else None
-    if dense_loss is None:
+    if dense_loss is None or not findings.levels:
         return None
+    level = findings.levels[-1]
     figure = blank_figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
     figure.add_scatter(x=[0], y=[1], **_point_style(findings.reference or "", findings))
     for model, speedups in level.speedups.items():
@@ -184,14 +184,20 @@ def shapes_figure(findings: Findings) -> go.Figure | None:
 
 def blocks_figure(findings: Findings) -> go.Figure | None:
     """The paired ratios block by block at the highest level: is the interval made of steady blocks or of luck?"""
-    level = findings.levels[-1]
-    if not any(level.block_speedups.values()):
+    if not findings.levels or not any(findings.levels[-1].block_speedups.values()):
         return None
+    level = findings.levels[-1]
     figure = blank_figure("block", f"tokens/s ratio at {level.label}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
     for model, ratios in level.block_speedups.items():
-        figure.add_scatter(x=list(range(1, len(ratios) + 1)), y=list(ratios), **_line_style(model, findings))
-    figure.update_xaxes(dtick=1)
+        figure.add_scatter(x=list(range(1, len(ratios) + 1)), y=list(ratios), **line_style(model, findings))
+    if level.control_blocks:
+        figure.add_scatter(
+            x=list(range(1, len(level.control_blocks) + 1)),
+            y=list(level.control_blocks),
+            **line_style(findings.reference or "", findings) | {"name": f"{findings.reference} again (A/A)"},
+        )
+    figure.update_xaxes(dtick=max(1, len(next(iter(level.block_speedups.values()))) // 10))
     return figure
 
 
@@ -203,16 +209,17 @@ def _pruned(findings: Findings) -> dict[str, VariantManifest]:
     return {n: findings.variants[n] for n in findings.models if n in findings.variants and n != findings.reference}
 
 
-def _arm(level: LevelFinding, model: str) -> ArmSummary:
-    return next(arm for arm in level.arms if arm.model == model)
+def measure_of(level: LevelFinding, model: str, measure: str) -> float | None:
+    """None where the model was not measured at the level, or too little to say."""
+    return next((arm.measures.get(measure) for arm in level.arms if arm.model == model), None)
 
 
-def _line_style(model: str, findings: Findings) -> dict[str, object]:
+def line_style(model: str, findings: Findings, dash: str = "solid") -> dict[str, Any]:
     colour, symbol = colour_of(model, findings), _SYMBOLS[findings.models.index(model) % len(_SYMBOLS)]
     return {
         "name": model,
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2.5},
+        "line": {"color": colour, "width": 2.5, "dash": dash},
         "marker": {"symbol": symbol, "size": 9},
         "hovertemplate": "%{y:.4g}",
     }
@@ -244,16 +251,3 @@ def blank_figure(x_title: str, y_title: str) -> go.Figure:
     figure.update_xaxes(title=x_title, automargin=True, gridcolor="#e4e7eb")
     figure.update_yaxes(title=y_title, automargin=True, gridcolor="#e4e7eb")
     return figure
-
-
-PANELS: tuple[tuple[str, str, Callable[[Findings], go.Figure | None]], ...] = (
-    ("speedup", "Speed-up over the reference", speedup_figure),
-    ("trade", "What is gained, what is lost", trade_figure),
-    ("throughput", "Throughput", lambda f: load_figure(f, "output_tokens_per_s", "tokens/s")),
-    ("pareto", "Throughput against interactivity", pareto_figure),
-    ("ttft", "Time to first token, p50", lambda f: load_figure(f, "ttft_p50_s", "ms", 1e3)),
-    ("tpot", "Time per output token, p50", lambda f: load_figure(f, "tpot_p50_s", "ms", 1e3)),
-    ("ratios", "What was pruned: five ratios", ratios_figure),
-    ("blocks", "Is it steady? The pairs behind the interval", blocks_figure),
-    ("shapes", "What is left, layer by layer", shapes_figure),
-)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
+from artifacts.campaign import Campaign
+from artifacts.capacity import CapacitySearch
 from artifacts.document import Document
 from artifacts.errors import ConfigError
-from artifacts.lengths import mean_tokens
 from artifacts.provenance import Provenance
-from artifacts.run import ArmSummary, Estimate, Gate, RunManifest, Workload, load_run
+from artifacts.run import ArmSummary, Estimate, Gate, RunManifest, Workload
+from artifacts.sweep import Sweep
 from artifacts.variant import QualityRecord, VariantManifest
-from laws.roofline import Hardware, decode_ceiling
+from laws.ceiling import CeilingRow, ceiling_rows, served_manifests
+from laws.distributions import Distribution, distributions_of
+from laws.flow import FlowRow, flow_rows
+from laws.roofline import Hardware
+from laws.sources import SourcedRun, Sources, read_sources
 
 # The pairs that make up a speed-up, best first for headlines.
 SPEEDUPS = {
@@ -20,23 +29,11 @@ SPEEDUPS = {
     "speedup_ttft_p50": "TTFT p50",
     "speedup_e2e_p50": "E2E p50",
 }
-
-
-class CeilingRow(Document):
-    """One arm at one level beside the roofline's bound."""
-
-    model: str
-    level: str
-    batch: int
-    ceiling_tokens_per_s: float
-    measured_tokens_per_s: float
-    reached_ratio: float
-    bound_by: str
-    predicted_speedup: float | None
+HEADLINE = next(iter(SPEEDUPS))
 
 
 class LevelFinding(Document):
-    """One run."""
+    """One run. A failed gate of a valid level is an overload that a sweep was made to show."""
 
     folder: str
     label: str
@@ -47,12 +44,17 @@ class LevelFinding(Document):
     arms: tuple[ArmSummary, ...]
     speedups: dict[str, dict[str, Estimate]]
     block_speedups: dict[str, tuple[float, ...]]
+    control: dict[str, Estimate] = Field(default_factory=dict, description="the reference over itself, if measured")
+    control_blocks: tuple[float, ...] = ()
+    distributions: dict[str, dict[str, Distribution]] = Field(
+        default_factory=dict, description="by model and quantity (ttft, tpot), from the request records"
+    )
 
 
 class Findings(Document):
-    """Everything on the page."""
+    """Everything on the page, and the content of the JSON beside it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     reference: str | None
     models: tuple[str, ...]
     variants: dict[str, VariantManifest]
@@ -62,29 +64,42 @@ class Findings(Document):
     hardware: Hardware | None
     provenance: Provenance
     commands: tuple[str, ...]
+    flows: tuple[FlowRow, ...] = ()
+    campaigns: tuple[Campaign, ...] = ()
+    searches: tuple[CapacitySearch, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
 
     @property
     def valid(self) -> bool:
-        return all(level.valid for level in self.levels)
+        """No gate failed that spoils a number, and no A/A control differs."""
+        controls_held = all(campaign.control_held for campaign in self.campaigns)
+        return controls_held and all(level.valid for level in self.levels)
 
 
 def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
-    """Raises ConfigError if a folder holds no run, or the runs do not belong together."""
-    runs = [(folder, load_run(folder)) for folder in folders]
-    _require_one_experiment(runs)
-    first = runs[0][1]
-    variants = _served_manifests([run for _, run in runs])
-    levels = tuple(sorted((_level_finding(f, r) for f, r in runs), key=lambda level: (level.loop, level.load_value)))
+    """Raises ConfigError if a folder holds nothing to report, or the runs do not belong together."""
+    sources = read_sources(folders)
+    _require_one_experiment(sources.runs)
+    runs = [_labelled(run, sources.runs) for run in sources.runs]
+    runs.sort(key=lambda pair: (pair[1].manifest.level.loop, _load_value(pair[1].manifest)))
+    variants: dict[str, VariantManifest] = {}
+    for manifest in (*(run.manifest for run in sources.runs), *sources.looked_at):
+        variants |= served_manifests(manifest.served)
+    first: RunManifest | CapacitySearch = sources.runs[0].manifest if sources.runs else sources.searches[0]
     return Findings(
-        reference=first.against,
-        models=tuple(arm.model for arm in first_arms(first)),
+        reference=_reference(sources),
+        models=_models(sources),
         variants=variants,
-        levels=levels,
+        levels=tuple(_level_finding(label, run) for label, run in runs),
         workload=first.workload,
-        ceilings=_ceilings([run for _, run in runs], variants, hardware) if hardware else (),
+        ceilings=_ceilings(runs, variants, hardware) if hardware else (),
         hardware=hardware,
         provenance=first.provenance,
-        commands=tuple(_replay_command(folder, run) for folder, run in runs),
+        commands=sources.commands,
+        flows=tuple(row for label, run in runs for row in flow_rows(label, run.manifest)),
+        campaigns=sources.campaigns,
+        searches=sources.searches,
+        sweeps=sources.sweeps,
     )
 
 
@@ -112,15 +127,39 @@ def task_records(manifest: VariantManifest) -> tuple[QualityRecord, ...]:
     return tuple(record for record in manifest.quality if record.task)
 
 
-def _require_one_experiment(runs: list[tuple[Path, RunManifest]]) -> None:
-    first_folder, first = runs[0]
-    for folder, run in runs[1:]:
-        same = run.models == first.models and run.against == first.against
-        if not (same and _work(run) == _work(first)):
+def _reference(sources: Sources) -> str | None:
+    """What ratios are to: the runs' reference, or a search's first variant."""
+    if sources.runs:
+        return sources.runs[0].manifest.against
+    return next((ratio.against for search in sources.searches for ratio in search.ratios), None)
+
+
+def _models(sources: Sources) -> tuple[str, ...]:
+    """The runs' models, then what only searches have."""
+    of_runs = [arm.model for run in sources.runs[:1] for arm in first_arms(run.manifest)]
+    of_searches = [variant.model for search in sources.searches for variant in search.variants]
+    return tuple(dict.fromkeys((*of_runs, *of_searches)))
+
+
+def _labelled(run: SourcedRun, runs: Sequence[SourcedRun]) -> tuple[str, SourcedRun]:
+    """The level's label; with its folder, where two runs have the same."""
+    label = run.manifest.level.label
+    alike = sum(other.manifest.level.label == label for other in runs)
+    return (label if alike == 1 else f"{label} ({run.name})"), run
+
+
+def _require_one_experiment(runs: Sequence[SourcedRun]) -> None:
+    for run in runs[1:]:
+        if _experiment(run.manifest) != _experiment(runs[0].manifest):
             raise ConfigError(
-                f"{folder} and {first_folder} measured different models or workloads. "
+                f"{run.folder} and {runs[0].folder} measured different models or workloads. "
                 "Give runs that differ in their load level alone."
             )
+
+
+def _experiment(run: RunManifest) -> tuple[Any, ...]:
+    """Which models, however many times (a control is the reference again), over what, doing what."""
+    return set(run.models) - {run.against}, run.against, _work(run)
 
 
 def _work(run: RunManifest) -> tuple[Any, ...]:
@@ -131,82 +170,35 @@ def _work(run: RunManifest) -> tuple[Any, ...]:
     return asked.prompt_tokens, asked.output_tokens, asked.prefix, asked.natural_ends, chat, trace
 
 
-def _served_manifests(runs: list[RunManifest]) -> dict[str, VariantManifest]:
-    found: dict[str, VariantManifest] = {}
-    for run in runs:
-        for name, entry in run.served.items():
-            raw = _manifest_of(entry)
-            if raw is not None:
-                found[name] = VariantManifest.parse(raw, f"the served manifest of {name}")
-    return found
+def _load_value(run: RunManifest) -> float:
+    return float(run.level.concurrency or run.level.rate_per_s or 0)
 
 
-def _manifest_of(entry: dict[str, Any]) -> object | None:
-    extra = entry.get("prunebench")
-    return extra.get("manifest") if isinstance(extra, dict) else None
-
-
-def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
-    loads = (run.level.concurrency, run.level.rate_per_s)
-    headline = next(iter(SPEEDUPS))
+def _level_finding(label: str, sourced: SourcedRun) -> LevelFinding:
+    run = sourced.manifest
+    control = next((c for c in run.comparisons if c.is_control), None)
     return LevelFinding(
-        folder=folder.name,
-        label=run.level.label,
+        folder=sourced.name,
+        label=label,
         loop=run.level.loop,
-        load_value=float(next((load for load in loads if load is not None), 0)),
-        valid=run.valid,
+        load_value=_load_value(run),
+        valid=sourced.valid,
         gates=run.gates,
         arms=first_arms(run),
         # A model that failed in every block has no ratio, and with that no speed-up.
-        speedups={c.model: c.ratios for c in run.comparisons if headline in c.ratios and not c.is_control},
-        block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons if not c.is_control},
+        speedups={c.model: c.ratios for c in run.comparisons if HEADLINE in c.ratios and not c.is_control},
+        block_speedups={c.model: c.block_ratios.get(HEADLINE, ()) for c in run.comparisons if not c.is_control},
+        control=control.ratios if control else {},
+        control_blocks=control.block_ratios.get(HEADLINE, ()) if control else (),
+        distributions=distributions_of(sourced.folder, run),
     )
 
 
 def _ceilings(
-    runs: list[RunManifest], variants: dict[str, VariantManifest], hardware: Hardware
+    runs: Sequence[tuple[str, SourcedRun]], variants: dict[str, VariantManifest], hardware: Hardware
 ) -> tuple[CeilingRow, ...]:
-    rows = [
-        row
-        for run in runs
-        for arm in first_arms(run)
-        if (row := _ceiling_row(run, arm, variants, hardware)) is not None
-    ]
-    return tuple(rows)
-
-
-def _ceiling_row(
-    run: RunManifest, arm: ArmSummary, variants: dict[str, VariantManifest], hardware: Hardware
-) -> CeilingRow | None:
-    """None for open loops (the batch is not fixed), models without a manifest, and lengths of unknown mean."""
-    batch, measured = run.level.concurrency, arm.measures.get("output_tokens_per_s")
-    prompt, output = mean_tokens(run.workload.prompt_tokens), mean_tokens(run.workload.output_tokens)
-    if batch is None or measured is None or arm.model not in variants or prompt is None or output is None:
-        return None
-    # On average half of the output is in the cache while a request decodes.
-    context_tokens = prompt + output / 2
-    ceiling = decode_ceiling(variants[arm.model].footprint, hardware, batch, context_tokens)
-    reference = variants.get(run.against) if run.against else None
-    dense = decode_ceiling(reference.footprint, hardware, batch, context_tokens) if reference else None
-    return CeilingRow(
-        model=arm.model,
-        level=run.level.label,
-        batch=batch,
-        ceiling_tokens_per_s=ceiling.tokens_per_s,
-        measured_tokens_per_s=measured,
-        reached_ratio=measured / ceiling.tokens_per_s,
-        bound_by=ceiling.bound_by,
-        predicted_speedup=dense.step_s / ceiling.step_s if dense else None,
-    )
-
-
-def _replay_command(folder: Path, run: RunManifest) -> str:
-    trace = run.trace.options if run.trace else ""
-    context = f"--context-tokens {run.context_tokens}" if run.clipped_requests else ""
-    asked = " ".join(filter(None, (run.level.options, trace, context)))
-    models = " ".join(f"--model {model}" for model in run.models)
-    against = f" --against {run.against}" if run.against else ""
-    return (
-        f"prunebench loadtest --url {run.url} {models}{against} {asked} --duration {run.duration_s:g} "
-        f"--blocks {run.blocks} {run.workload.options} --out {folder.name}"
+    return tuple(
+        row.model_copy(update={"level": label})
+        for label, run in runs
+        for row in ceiling_rows(run.manifest, first_arms(run.manifest), variants, hardware)
     )

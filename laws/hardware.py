@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +39,11 @@ def measure_cpu(working_set_bytes: int) -> Hardware:
         source=f"best of {_REPEATS} measurements on {cores} cores: repeated reads of "
         f"{format_bytes(working_set_bytes)}, float32 matrix products of side {_MATRIX_SIDE}",
     )
+
+
+def cache_file() -> Path:
+    """Where this machine's measurement is kept between commands."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunebench" / "hardware.json"
 
 
 def _read(part: np.ndarray[tuple[int], np.dtype[np.float32]], passes: int) -> None:

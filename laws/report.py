@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import plotly.graph_objects as go
@@ -11,20 +11,32 @@ from plotly.offline import get_plotlyjs
 
 from artifacts.errors import ConfigError
 from artifacts.files import write_text_atomically
-from artifacts.run import Estimate
+from artifacts.run import Estimate, Gate
 from artifacts.units import format_bytes, format_count, format_ratio, format_seconds
 from artifacts.variant import TEXT_METRICS
-from laws.figures import HEADLINE, PANELS, colour_of
-from laws.findings import SPEEDUPS, Findings, gather_findings, quality_protocol, quality_value, task_records
+from laws.figures import colour_of
+from laws.findings import (
+    HEADLINE,
+    SPEEDUPS,
+    Findings,
+    LevelFinding,
+    gather_findings,
+    quality_protocol,
+    quality_value,
+    task_records,
+)
+from laws.panels import PANELS, WIDE
 from laws.roofline import Hardware
 
+GateState = Literal["failed", "overload", "passed"]
+_GATE_ORDER: tuple[GateState, ...] = ("failed", "overload", "passed")
 _PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 def write_report(folders: list[Path], out: Path, hardware_file: Path | None = None) -> dict[str, Any]:
-    """Reads the runs, writes `out` and the `.json` beside it; returns what the verb prints.
+    """Reads runs, comparisons, searches and sweeps, writes `out` and the `.json` beside it; returns what to print.
 
-    Raises ConfigError if a folder holds no run, the runs do not belong together, or `out` is a folder.
+    Raises ConfigError if a folder holds none of them, the runs do not belong together, or `out` is a folder.
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder. Give the name of the HTML file to write, e.g. {out / 'report.html'}.")
@@ -43,16 +55,34 @@ def render(findings: Findings) -> str:
     environment.filters.update(
         bytes=format_bytes, count=format_count, share=format_ratio, seconds=format_seconds, ratio=format_estimate
     )
+    environment.filters["zipped"] = lambda rows: zip(*rows, strict=True)
     return environment.get_template("report.html.jinja").render(
         findings=findings,
         headlines=headline_rows(findings),
+        wide=WIDE,
         panels=[(name, title, _to_div(figure)) for name, title, draw in PANELS if (figure := draw(findings))],
         plotly_js=get_plotlyjs(),
         protocol=quality_protocol(findings.variants),
         quality={name: _quality_row(findings, name) for name in findings.models if name in findings.variants},
         tasks=[(name, r) for name, manifest in findings.variants.items() for r in task_records(manifest)],
         speedups=SPEEDUPS,
+        gates=gate_rows(findings),
     )
+
+
+def gate_rows(findings: Findings) -> list[tuple[str, Gate, GateState]]:
+    """Every gate of every level: those that spoil a run first, then overloads, then what passed."""
+    rows = [(level.label, gate, _gate_state(level, gate)) for level in findings.levels for gate in level.gates]
+    for search in findings.searches:
+        looks = [(v.model, at.rate_per_s, look) for v in search.variants for at in v.levels for look in at.looks]
+        rows += [(f"{m}, {rate:g} requests/s", g, "failed") for m, rate, look in looks for g in look.failed_gates]
+    return sorted(rows, key=lambda row: _GATE_ORDER.index(row[2]))
+
+
+def _gate_state(level: LevelFinding, gate: Gate) -> GateState:
+    if gate.passed:
+        return "passed"
+    return "overload" if level.valid else "failed"
 
 
 def headline_rows(findings: Findings) -> list[dict[str, Any]]:
@@ -60,7 +90,7 @@ def headline_rows(findings: Findings) -> list[dict[str, Any]]:
     dense = findings.variants.get(findings.reference or "")
     dense_loss = quality_value(dense, "loss_nats") if dense else None
     rows: list[dict[str, Any]] = []
-    for model in findings.levels[-1].speedups:
+    for model in findings.levels[-1].speedups if findings.levels else ():
         manifest = findings.variants.get(model)
         loss = quality_value(manifest, "loss_nats") if manifest else None
         at_levels = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]

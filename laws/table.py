@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from artifacts.units import format_count, format_ratio
-from laws.figures import HEADLINE
-from laws.findings import Findings, quality_value
+from laws.findings import HEADLINE, Findings, quality_value
 from laws.report import format_estimate
 
 

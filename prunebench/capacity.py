@@ -105,6 +105,7 @@ def sweep(
     prompt_tokens: opt.PromptTokens = None,
     output_tokens: opt.OutputTokens = None,
     seed: Seed = 0,
+    hardware: opt.HardwareFile = None,
 ) -> None:
     """Measure tokens/s of the server against tokens/s of each user over levels of load: a Pareto front per variant.
 
@@ -117,6 +118,7 @@ def sweep(
     from artifacts.slo import parse_slo
     from loadtest.protocol import API_KEY_VARIABLE
     from loadtest.sweep import SweepRequest, run_sweep
+    from prunebench.ceiling import show_card, show_reached
     from prunebench.console import note, print_result, show_progress
     from prunebench.load_reading import read_workload
 
@@ -131,8 +133,10 @@ def sweep(
         slo=None if slo is None else parse_slo(slo),
         api_key=os.environ.get(API_KEY_VARIABLE),
     )
+    known = show_card(hardware, url, request.models, request.levels, request.workload)
     with show_progress() as progress:
         result = run_sweep(request, progress)
+    show_reached(known, [out / point.folder for point in result.variants[0].points])
     unusable = sorted({p.level.label for v in result.variants for p in v.points if not p.valid})
     for label in unusable:
         note(f"not valid: {label}; see failed_gates in {out / 'sweep.json'}.")

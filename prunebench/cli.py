@@ -151,8 +151,23 @@ def key(
 
 
 @app.command()
+def hardware(
+    variant: Annotated[Path, typer.Argument(metavar="DIR", help="Variant whose weights are as large as what is read.")],
+    out: Annotated[Path | None, typer.Option(help="File for --hardware. Default: kept for servers here.")] = None,
+) -> None:
+    """Measure this CPU's memory bandwidth and FLOP/s: loadtest, compare and sweep then print the ceiling first."""
+    from prunebench.ceiling import measure_hardware
+    from prunebench.console import print_result
+
+    place, measured = measure_hardware(variant, out)
+    print_result({"out": str(place), **measured.model_dump()})
+
+
+@app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that loadtest wrote.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that loadtest, compare, search or sweep wrote.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML page to write; a .json with all its numbers goes beside it.")],
     hardware: Annotated[
         Path | None, typer.Option(help="JSON with memory_bytes_per_s and flops_per_s: adds the roofline's ceiling.")

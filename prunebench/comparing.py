@@ -41,6 +41,7 @@ def compare(
     prompt_tokens: opt.PromptTokens = None,
     output_tokens: opt.OutputTokens = None,
     seed: Annotated[int, typer.Option(help="Decides arrivals and prompts.")] = 0,
+    hardware: opt.HardwareFile = None,
 ) -> None:
     """Compare models at several levels of load: ratios with intervals, corrected for how much is asked, and a control.
 
@@ -73,16 +74,19 @@ def compare(
         control=control,
         warmup_s=warmup,
     )
-    if not _run(request):
+    if not _run(request, hardware):
         raise typer.Exit(1)
 
 
-def _run(request: CampaignRequest) -> bool:
+def _run(request: CampaignRequest, hardware_file: Path | None) -> bool:
     """Says what can be shown, measures, prints; False where the result is not valid."""
     from loadtest.campaign import run_campaign
     from loadtest.design import describe
+    from prunebench.ceiling import show_card, show_reached
     from prunebench.console import note, print_result, show_progress, show_table
 
+    arms = (request.against, *request.models)
+    hardware = show_card(hardware_file, request.url, arms, request.levels, request.workload)
     note(f"{describe(request.design)} {request.design.family} hypotheses, {request.measured_s:.0f} s of load.")
     with show_progress() as progress:
         campaign = run_campaign(request, progress)
@@ -92,6 +96,7 @@ def _run(request: CampaignRequest) -> bool:
     if not campaign.control_held:
         note("The A/A control differs from 1: what this machine shows as a difference need not be one.")
     show_table(_table(campaign))
+    show_reached(hardware, [request.out / level.folder for level in campaign.levels])
     shown = campaign.model_dump(include={"questions", "controls", "design"})
     print_result({"out": str(request.out), "valid": campaign.valid, "control_held": campaign.control_held, **shown})
     return campaign.valid

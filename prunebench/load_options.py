@@ -86,6 +86,10 @@ ChatOption = Annotated[
     Path | None,
     typer.Option(help="Ask conversations instead of token ids: JSON lines with `messages`, or MT-bench's `turns`."),
 ]
+HardwareFile = Annotated[
+    Path | None,
+    typer.Option(help="JSON with memory_bytes_per_s and flops_per_s: prints the ceiling first, then what was reached."),
+]
 PrefixShare = Annotated[
     float | None,
     typer.Option(help="To measure a prefix cache: this share of each prompt, from its start, is shared with others."),

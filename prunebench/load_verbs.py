@@ -41,6 +41,7 @@ def loadtest(
     calibrated: opt.Calibrated = False,
     stop_on: opt.StopOn = "",
     pilot: Pilot = None,
+    hardware: opt.HardwareFile = None,
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
@@ -70,7 +71,7 @@ def loadtest(
         stop_on=stop_on,
         design=design_of_run(blocks, pilot) if against else None,
     )
-    raise typer.Exit(not measure_load(request, calibrated))
+    raise typer.Exit(not measure_load(request, calibrated, hardware))
 
 
 def calibrate(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from artifacts.arrivals import Steps
 from artifacts.run import Level, RunManifest
 from loadtest.design import describe
 from loadtest.plan import Plan
 from loadtest.runner import LoadTestRequest, run_load_test
 from prunebench.calibration import calibrate_for
+from prunebench.ceiling import show_card, show_reached
 from prunebench.comparing import explain
 from prunebench.console import note, print_result, show_progress
 
@@ -19,14 +22,16 @@ def default_duration_s(level: Level, blocks: int) -> float:
     return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else _DEFAULT_DURATION_S
 
 
-def measure_load(request: LoadTestRequest, calibrated: bool = False) -> bool:
+def measure_load(request: LoadTestRequest, calibrated: bool = False, hardware_file: Path | None = None) -> bool:
     """Says what can be shown, runs, prints; False if the run is not valid. `calibrated`: before and after it."""
+    hardware = show_card(hardware_file, request.url, request.arms, (request.level,), request.workload)
     if request.design:
         note(describe(request.design))
     with show_progress() as progress:
         run = run_load_test(request, progress, calibration_error_s if calibrated else None)
     for remark in remarks(run):
         note(remark)
+    show_reached(hardware, (request.out,))
     shown = run.model_dump(include={"arms", "comparisons", "mixed"})
     print_result({"out": str(request.out), "valid": run.valid, **shown})
     return run.valid
