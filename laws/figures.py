@@ -248,6 +248,7 @@ def blank_figure(x_title: str, y_title: str) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    figure.update_xaxes(title=x_title, automargin=True, gridcolor="#e4e7eb")
-    figure.update_yaxes(title=y_title, automargin=True, gridcolor="#e4e7eb")
+    apart = {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)"}  # the labels of both axes at the corner
+    figure.update_xaxes(title=x_title, automargin=True, gridcolor="#e4e7eb", **apart)
+    figure.update_yaxes(title=y_title, automargin=True, gridcolor="#e4e7eb", **apart)
     return figure

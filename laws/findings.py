@@ -80,7 +80,7 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
     """Raises ConfigError if a folder holds nothing to report, or the runs do not belong together."""
     sources = read_sources(folders)
     _require_one_experiment(sources.runs)
-    runs = [_labelled(run, sources.runs) for run in sources.runs]
+    runs = _labelled(sources.runs)
     runs.sort(key=lambda pair: (pair[1].manifest.level.loop, _load_value(pair[1].manifest)))
     variants: dict[str, VariantManifest] = {}
     for manifest in (*(run.manifest for run in sources.runs), *sources.looked_at):
@@ -141,11 +141,15 @@ def _models(sources: Sources) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*of_runs, *of_searches)))
 
 
-def _labelled(run: SourcedRun, runs: Sequence[SourcedRun]) -> tuple[str, SourcedRun]:
-    """The level's label; with its folder, where two runs have the same."""
-    label = run.manifest.level.label
-    alike = sum(other.manifest.level.label == label for other in runs)
-    return (label if alike == 1 else f"{label} ({run.name})"), run
+def _labelled(runs: Sequence[SourcedRun]) -> list[tuple[str, SourcedRun]]:
+    """With the labels of their levels; where two have the same, the later one's also names its folder."""
+    found: list[tuple[str, SourcedRun]] = []
+    seen: set[str] = set()
+    for run in sorted(runs, key=lambda run: not run.compared):
+        label = run.manifest.level.label
+        found.append((f"{label} ({run.name})" if label in seen else label, run))
+        seen.add(label)
+    return found
 
 
 def _require_one_experiment(runs: Sequence[SourcedRun]) -> None:

@@ -28,8 +28,8 @@ from laws.findings import (
 from laws.panels import PANELS, WIDE
 from laws.roofline import Hardware
 
-GateState = Literal["failed", "overload", "passed"]
-_GATE_ORDER: tuple[GateState, ...] = ("failed", "overload", "passed")
+GateState = Literal["failed", "left out", "overload", "passed"]
+_GATE_ORDER: tuple[GateState, ...] = ("failed", "left out", "overload", "passed")
 _PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
@@ -71,11 +71,11 @@ def render(findings: Findings) -> str:
 
 
 def gate_rows(findings: Findings) -> list[tuple[str, Gate, GateState]]:
-    """Every gate of every level: those that spoil a run first, then overloads, then what passed."""
+    """Every gate of every level: those that spoil a run first, what passed last."""
     rows = [(level.label, gate, _gate_state(level, gate)) for level in findings.levels for gate in level.gates]
     for search in findings.searches:
         looks = [(v.model, at.rate_per_s, look) for v in search.variants for at in v.levels for look in at.looks]
-        rows += [(f"{m}, {rate:g} requests/s", g, "failed") for m, rate, look in looks for g in look.failed_gates]
+        rows += [(f"{m}, {rate:g} requests/s", g, "left out") for m, rate, look in looks for g in look.failed_gates]
     return sorted(rows, key=lambda row: _GATE_ORDER.index(row[2]))
 
 
@@ -101,7 +101,7 @@ def headline_rows(findings: Findings) -> list[dict[str, Any]]:
                 "levels": [{"level": label, **estimate.model_dump()} for label, estimate in at_levels],
                 "speedup": at_levels[-1][1].model_dump(),
                 "level": at_levels[-1][0],
-                "faster": _is_faster(at_levels[-1][1]),
+                "faster": _verdict(findings, at_levels[-1][0], model) or _is_faster(at_levels[-1][1]),
                 "loss_rise_nats": None if loss is None or dense_loss is None else loss - dense_loss,
                 "params_removed": manifest.ratios.params_total if manifest else None,
             }
@@ -115,6 +115,12 @@ def format_estimate(estimate: Estimate | dict[str, Any]) -> str:
     if e.low is None or e.high is None:
         return f"{e.value:.2f}×"
     return f"{e.value:.2f}× [{e.low:.2f}, {e.high:.2f}]"
+
+
+def _verdict(findings: Findings, level: str, model: str) -> str | None:
+    """A comparison's, which is corrected for how much was asked; None where there was none at this level."""
+    asked = [question for campaign in findings.campaigns for question in campaign.questions]
+    return next((q.verdict for q in asked if (q.level, q.model, q.measure) == (level, model, HEADLINE)), None)
 
 
 def _is_faster(estimate: Estimate) -> str:

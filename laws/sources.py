@@ -20,6 +20,7 @@ from laws.replay import compare_command, loadtest_command, search_command, sweep
 class SourcedRun:
     """A run, where it lies, how the report calls it, and whether its numbers count.
 
+    `compared`: it belongs to a comparison, whose verdicts call its level by its bare label.
     A sweep also uses levels that overload the server: it judges its runs by the load client's gates alone.
     """
 
@@ -27,6 +28,7 @@ class SourcedRun:
     name: str
     manifest: RunManifest
     valid: bool
+    compared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def _of_run(folder: Path) -> Sources:
 
 def _of_campaign(folder: Path) -> Sources:
     campaign = Campaign.load(folder / CAMPAIGN_NAME)
-    runs = tuple(_inside(folder, level.folder, level.valid) for level in campaign.levels)
+    runs = tuple(_inside(folder, level.folder, level.valid, compared=True) for level in campaign.levels)
     command = compare_command(folder.name, campaign, runs[0].manifest)
     return Sources(runs=runs, campaigns=(campaign,), commands=(command,))
 
@@ -95,9 +97,9 @@ def _of_search(folder: Path) -> Sources:
     return Sources(searches=(search,), looked_at=looked_at, commands=(search_command(folder.name, search),))
 
 
-def _inside(folder: Path, place: str, valid: bool) -> SourcedRun:
-    run = load_run(folder / place)
-    return SourcedRun(folder=folder / place, name=f"{folder.name}/{place}", manifest=run, valid=valid)
+def _inside(folder: Path, place: str, valid: bool, compared: bool = False) -> SourcedRun:
+    name, run = f"{folder.name}/{place}", load_run(folder / place)
+    return SourcedRun(folder=folder / place, name=name, manifest=run, valid=valid, compared=compared)
 
 
 _READERS = {RUN_NAME: _of_run, CAMPAIGN_NAME: _of_campaign, SEARCH_NAME: _of_search, SWEEP_NAME: _of_sweep}
