@@ -13,6 +13,7 @@ from laws.findings import HEADLINE, Findings, LevelFinding, quality_value
 _REFERENCE_COLOUR = "#5f6b7a"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a08000")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon")
+_CLOSED = "concurrency"
 _RATIO_NAMES = {
     "nominal": "nominal",
     "params_blocks": "block parameters",
@@ -33,7 +34,7 @@ def speedup_figure(findings: Findings) -> go.Figure | None:
     """Throughput ratio to the reference at each level, with intervals; dotted: what the roofline predicts."""
     if findings.reference is None or not findings.levels:
         return None
-    figure = blank_figure("", f"tokens/s, ratio to {findings.reference}")
+    figure = level_figure(findings, f"tokens/s, ratio to {findings.reference}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
     for model in findings.models:
         points = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
@@ -71,7 +72,7 @@ def _add_prediction(figure: go.Figure, model: str, findings: Findings) -> None:
 
 def load_figure(findings: Findings, measure: str, title: str, scale: float = 1.0) -> go.Figure | None:
     """One measure against load, a line per model. `scale` turns seconds into milliseconds."""
-    figure = blank_figure("", title)
+    figure = level_figure(findings, title)
     drawn = False
     for model in findings.models:
         points = [
@@ -107,12 +108,12 @@ def _pareto_point(level: LevelFinding, model: str) -> tuple[float, float] | None
 
 
 def trade_figure(findings: Findings) -> go.Figure | None:
-    """What is gained against what is lost: throughput ratio at the highest level over the rise in held-out loss."""
+    """What is gained against what is lost: throughput ratio at the headline's level over the rise in held-out loss."""
     dense = findings.variants.get(findings.reference or "")
     dense_loss = quality_value(dense, "loss_nats") if dense else None
-    if dense_loss is None or not findings.levels:
+    level = findings.headline_level
+    if dense_loss is None or level is None:
         return None
-    level = findings.levels[-1]
     figure = blank_figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
     figure.add_scatter(x=[0], y=[1], **_point_style(findings.reference or "", findings))
     for model, speedups in level.speedups.items():
@@ -183,10 +184,10 @@ def shapes_figure(findings: Findings) -> go.Figure | None:
 
 
 def blocks_figure(findings: Findings) -> go.Figure | None:
-    """The paired ratios block by block at the highest level: is the interval made of steady blocks or of luck?"""
-    if not findings.levels or not any(findings.levels[-1].block_speedups.values()):
+    """The paired ratios block by block at the headline's level: is the interval made of steady blocks or of luck?"""
+    level = findings.headline_level
+    if level is None or not any(level.block_speedups.values()):
         return None
-    level = findings.levels[-1]
     figure = blank_figure("block", f"tokens/s ratio at {level.label}")
     figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
     for model, ratios in level.block_speedups.items():
@@ -234,6 +235,18 @@ def _point_style(model: str, findings: Findings) -> dict[str, object]:
     }
     hover = {"hovertemplate": "+%{x:.3f} nats, %{y:.2f}×", "marker": {"size": 13, "color": colour_of(model, findings)}}
     return {"name": model, **label, **hover}
+
+
+def level_figure(findings: Findings, y_title: str) -> go.Figure:
+    """A figure over levels; what all their labels share is said once, as the axis's title."""
+    figure = blank_figure("", y_title)
+    labels = [level.label for level in findings.levels]
+    for shared in (_CLOSED, *(label.partition(" ")[2] for label in labels[:1])):
+        short = [label.replace(shared, "", 1).strip().replace(" (", "<br>(") for label in labels]
+        if all(shared in label for label in labels) and all(text[:1].isdigit() for text in short):
+            figure.update_xaxes(title=shared, type="category", tickvals=labels, ticktext=short)
+            break
+    return figure
 
 
 def blank_figure(x_title: str, y_title: str) -> go.Figure:

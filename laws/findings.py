@@ -75,6 +75,12 @@ class Findings(Document):
         controls_held = all(campaign.control_held for campaign in self.campaigns)
         return controls_held and all(level.valid for level in self.levels)
 
+    @property
+    def headline_level(self) -> LevelFinding | None:
+        """The highest level that a comparison judged; without one, the highest there is."""
+        judged = {level.level.label for campaign in self.campaigns for level in campaign.levels}
+        return next(iter([level for level in self.levels if level.label in judged][-1:] or self.levels[-1:]), None)
+
 
 def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
     """Raises ConfigError if a folder holds nothing to report, or the runs do not belong together."""
@@ -147,7 +153,7 @@ def _labelled(runs: Sequence[SourcedRun]) -> list[tuple[str, SourcedRun]]:
     seen: set[str] = set()
     for run in sorted(runs, key=lambda run: not run.compared):
         label = run.manifest.level.label
-        found.append((f"{label} ({run.name})" if label in seen else label, run))
+        found.append((f"{label} ({run.source})" if label in seen else label, run))
         seen.add(label)
     return found
 

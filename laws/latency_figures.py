@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from laws.figures import blank_figure, line_style, measure_of
+from laws.figures import blank_figure, level_figure, line_style, measure_of
 from laws.findings import Findings
 
 _DASHES = {50: "solid", 90: "dash", 99: "dot"}
@@ -12,7 +12,7 @@ _DASHES = {50: "solid", 90: "dash", 99: "dot"}
 
 def latency_figure(findings: Findings, quantity: str) -> go.Figure | None:
     """`quantity` in ms at each level: p50 solid, p90 dashed, p99 dotted, each where enough samples certify it."""
-    figure = blank_figure("", "ms")
+    figure = level_figure(findings, "ms")
     for model in findings.models:
         named = False
         for percentile, dash in _DASHES.items():

@@ -86,22 +86,24 @@ def _gate_state(level: LevelFinding, gate: Gate) -> GateState:
 
 
 def headline_rows(findings: Findings) -> list[dict[str, Any]]:
-    """Per variant: the headline ratio at the lowest and the highest level, and the rise in held-out loss."""
+    """Per variant: the headline ratio at every level and the headline's, and the rise in held-out loss."""
     dense = findings.variants.get(findings.reference or "")
     dense_loss = quality_value(dense, "loss_nats") if dense else None
     rows: list[dict[str, Any]] = []
-    for model in findings.levels[-1].speedups if findings.levels else ():
+    headline = findings.headline_level
+    for model in headline.speedups if headline else ():
         manifest = findings.variants.get(model)
         loss = quality_value(manifest, "loss_nats") if manifest else None
         at_levels = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
+        speedup = headline.speedups[model][HEADLINE]
         rows.append(
             {
                 "model": model,
                 "colour": colour_of(model, findings),
                 "levels": [{"level": label, **estimate.model_dump()} for label, estimate in at_levels],
-                "speedup": at_levels[-1][1].model_dump(),
-                "level": at_levels[-1][0],
-                "faster": _verdict(findings, at_levels[-1][0], model) or _is_faster(at_levels[-1][1]),
+                "speedup": speedup.model_dump(),
+                "level": headline.label,
+                "faster": _verdict(findings, headline.label, model) or _is_faster(speedup),
                 "loss_rise_nats": None if loss is None or dense_loss is None else loss - dense_loss,
                 "params_removed": manifest.ratios.params_total if manifest else None,
             }

@@ -18,7 +18,7 @@ from laws.replay import compare_command, loadtest_command, search_command, sweep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcedRun:
-    """A run, where it lies, how the report calls it, and whether its numbers count.
+    """A run, where it lies, how the report calls it, which of the folders it came with, whether its numbers count.
 
     `compared`: it belongs to a comparison, whose verdicts call its level by its bare label.
     A sweep also uses levels that overload the server: it judges its runs by the load client's gates alone.
@@ -26,6 +26,7 @@ class SourcedRun:
 
     folder: Path
     name: str
+    source: str
     manifest: RunManifest
     valid: bool
     compared: bool = False
@@ -73,7 +74,7 @@ def _read(folder: Path) -> Sources:
 
 def _of_run(folder: Path) -> Sources:
     run = load_run(folder)
-    sourced = SourcedRun(folder=folder, name=folder.name, manifest=run, valid=run.valid)
+    sourced = SourcedRun(folder=folder, name=folder.name, source=folder.name, manifest=run, valid=run.valid)
     return Sources(runs=(sourced,), commands=(loadtest_command(folder.name, run),))
 
 
@@ -98,8 +99,14 @@ def _of_search(folder: Path) -> Sources:
 
 
 def _inside(folder: Path, place: str, valid: bool, compared: bool = False) -> SourcedRun:
-    name, run = f"{folder.name}/{place}", load_run(folder / place)
-    return SourcedRun(folder=folder / place, name=name, manifest=run, valid=valid, compared=compared)
+    return SourcedRun(
+        folder=folder / place,
+        name=f"{folder.name}/{place}",
+        source=folder.name,
+        manifest=load_run(folder / place),
+        valid=valid,
+        compared=compared,
+    )
 
 
 _READERS = {RUN_NAME: _of_run, CAMPAIGN_NAME: _of_campaign, SEARCH_NAME: _of_search, SWEEP_NAME: _of_sweep}

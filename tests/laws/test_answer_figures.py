@@ -159,3 +159,36 @@ def test_the_control_is_among_the_pairs(run_folder: Writer) -> None:
     (control,) = traces(blocks_figure(gather_findings([campaign_folder(run_folder)], None)), "dense again (A/A)")
     assert list(control.y) == list(QUIET)
     assert list(control.x) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("levels", "title", "ticks"),
+    [
+        ((Level(concurrency=1), Level(concurrency=16)), "concurrency", ("1", "16")),
+        (
+            tuple(Level(rate_per_s=rate, arrivals="poisson") for rate in (0.5, 4)),
+            "requests/s, poisson",
+            ("0.5", "4"),
+        ),
+        ((Level(concurrency=1), Level(rate_per_s=4, arrivals="poisson")), "", None),
+    ],
+    ids=["closed", "open", "both"],
+)
+def test_what_all_levels_share_is_said_once(
+    run_folder: Writer, levels: tuple[Level, ...], title: str, ticks: tuple[str, ...] | None
+) -> None:
+    findings = gather_findings([run_folder(f"r{i}", make_run(level)) for i, level in enumerate(levels)], None)
+    figure = latency_figure(findings, "tpot")
+    assert figure is not None
+    axis = figure.layout.xaxis
+    assert (axis.title.text or "", axis.ticktext) == (title, ticks)
+    if ticks:
+        assert axis.tickvals == tuple(level.label for level in findings.levels)
+
+
+def test_a_level_of_two_folders_is_told_by_the_folder(run_folder: Writer) -> None:
+    run = make_run(Level(concurrency=4))
+    findings = gather_findings([run_folder("first", run), run_folder("second", run)], None)
+    figure = latency_figure(findings, "tpot")
+    assert figure is not None
+    assert figure.layout.xaxis.ticktext == ("4", "4<br>(second)")

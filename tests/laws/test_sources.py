@@ -139,6 +139,9 @@ def test_all_four_together(run_folder: Writer, tmp_path: Path) -> None:
         search_folder(tmp_path, models=("dense", "other")),
     ]
     findings = gather_findings(folders, MACHINE)
+    assert findings.headline_level is not None
+    assert findings.headline_level.label == "concurrency 4"  # the highest that has a verdict, not the highest
+    assert headline_rows(findings)[0]["level"] == "concurrency 4"
     assert [level.label for level in findings.levels] == [
         "concurrency 1",
         "concurrency 2",
