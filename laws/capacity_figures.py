@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 
 from artifacts.capacity import VariantCapacity
@@ -9,6 +10,7 @@ from artifacts.sweep import Sweep, SweptVariant
 from laws.figures import blank_figure, colour_of, line_style
 from laws.findings import Findings
 
+_TICKS = 5
 _VERDICT_SYMBOLS = {"met": "circle", "missed": "x", "undecided": "diamond-open", "unusable": "circle-open"}
 
 
@@ -19,7 +21,7 @@ def front_figure(findings: Findings) -> go.Figure | None:
     """
     if not findings.sweeps:
         return None
-    figure = blank_figure("one user: tokens/s (1 / TPOT p50)", "server: tokens/s")
+    figure = blank_figure("tokens/s of one user", "server: tokens/s")
     for sweep in findings.sweeps:
         for variant in sweep.variants:
             _add_front(figure, variant, findings)
@@ -65,7 +67,9 @@ def capacity_figure(findings: Findings) -> go.Figure | None:
             x=[None], y=[None], mode="markers", name=verdict, marker={"symbol": symbol, "size": 10, "color": "#1f2933"}
         )
     figure.update_layout(height=150 + 60 * len(rows), legend={"itemclick": False})
-    figure.update_xaxes(type="log", dtick="D1")
+    rates = [level.rate_per_s for _, variant in rows for level in variant.levels]
+    ticks = [float(f"{rate:.2g}") for rate in np.geomspace(min(rates), max(rates), _TICKS)] if rates else []
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 

@@ -90,7 +90,7 @@ def pareto_figure(findings: Findings) -> go.Figure | None:
     """Throughput of the server against the speed one user sees; a sweep's picture has more to say, if there is one."""
     if findings.sweeps:
         return None
-    figure = blank_figure("one stream: tokens/s (1 / TPOT p50)", "server: tokens/s")
+    figure = blank_figure("tokens/s of one user", "server: tokens/s")
     drawn = False
     for model in findings.models:
         points = [_pareto_point(level, model) for level in findings.levels]
@@ -114,7 +114,7 @@ def trade_figure(findings: Findings) -> go.Figure | None:
     level = findings.headline_level
     if dense_loss is None or level is None:
         return None
-    figure = blank_figure("rise in held-out loss, nats per token", f"tokens/s ratio at {level.label}")
+    figure = blank_figure("rise in held-out loss, nats", f"tokens/s ratio at {level.label}")
     figure.add_scatter(x=[0], y=[1], **_point_style(findings.reference or "", findings))
     for model, speedups in level.speedups.items():
         manifest = findings.variants.get(model)
