@@ -87,11 +87,13 @@ def _gate_state(level: LevelFinding, gate: Gate) -> GateState:
 
 def headline_rows(findings: Findings) -> list[dict[str, Any]]:
     """Per variant: the headline ratio at every level and the headline's, and the rise in held-out loss."""
+    headline = findings.headline_level
     dense = findings.variants.get(findings.reference or "")
     dense_loss = quality_value(dense, "loss_nats") if dense else None
+    if headline is None:
+        return []
     rows: list[dict[str, Any]] = []
-    headline = findings.headline_level
-    for model in headline.speedups if headline else ():
+    for model in headline.speedups:
         manifest = findings.variants.get(model)
         loss = quality_value(manifest, "loss_nats") if manifest else None
         at_levels = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
