@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter_ns
@@ -25,9 +26,11 @@ from artifacts.errors import LoadTestError
 from artifacts.measures import e2e_s, inter_token_latencies_s, tpot_s, ttft_s
 from artifacts.priority import served_first
 from artifacts.run import Level, RequestRecord, Workload, write_requests
-from loadtest.conductor import Conductor
+from loadtest.client_page import ClientPage
+from loadtest.conductor import Conductor, Tell
 from loadtest.endpoint import Endpoint
 from loadtest.exchange import Place, record_of
+from loadtest.page_server import shown
 from loadtest.plan import Plan, Segment
 from loadtest.prompts import prompt_ids, request_body
 from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
@@ -89,8 +92,9 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
         try:
             plan = Plan.load(path)
             client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE))
-            conductor = Conductor(plan, client.send, _tell, lambda record: _count(self.environment, record))
-            records, outcome = conductor.play()
+            with shown(plan) as page:
+                conductor = Conductor(plan, client.send, *_listeners(self.environment, page))
+                records, outcome = conductor.play()
             client.close()
             write_requests(path.with_name(RECORDS_NAME), records)
             outcome.save(path.with_name(OUTCOME_NAME))
@@ -145,6 +149,20 @@ def _count(environment: Any, record: RequestRecord) -> None:
         exception=None if record.error is None else LoadTestError(record.error),
         context={},
     )
+
+
+def _listeners(environment: Any, page: ClientPage) -> tuple[Tell, Callable[[RequestRecord], None]]:
+    """Who hears of the time and of each record: the runner and Locust, and the page."""
+
+    def tell(done_s: float, total_s: float) -> None:
+        _tell(done_s, total_s)
+        page.at(done_s, total_s)
+
+    def heard(record: RequestRecord) -> None:
+        _count(environment, record)
+        page.heard(record)
+
+    return tell, heard
 
 
 def _tell(done_s: float, total_s: float) -> None:

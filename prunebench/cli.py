@@ -1,4 +1,4 @@
-"""The `prunebench` command: eight verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: nine verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
+from prunebench import watching
 from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, parse_widths
 from prunebench.making import compress, recover
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(compress)
 app.command()(recover)
+app.add_typer(watching.app)
 
 
 @app.command()
