@@ -133,4 +133,6 @@ def _stat(panel: Panel) -> stat.Panel:
 
 
 def _states(panel: Panel) -> statetimeline.Panel:
-    return statetimeline.Panel().merge_values(True).show_value(common.VisibilityMode.NEVER)
+    return (
+        statetimeline.Panel().merge_values(True).show_value(common.VisibilityMode.NEVER).line_width(0).fill_opacity(70)
+    )
