@@ -133,7 +133,6 @@ def _under_load(trial: Trial, url: str, own_url: str) -> dict[str, Any]:
         "panels": answers(own_url, start_s, end_s),
         "alerts": _fired(own_url, start_s, end_s),
         "agreement": agreement(own_url, records, start_s, clean_end_s) if trial.variants else [],
-        "provenance": collect_provenance().model_dump(mode="json"),
     }
 
 
@@ -226,11 +225,12 @@ def _measure_and_write(asked: argparse.Namespace) -> None:
     variants = None if asked.simulated else asked.variants
     with tempfile.TemporaryDirectory(prefix="prunebench-dashboards-") as folder:
         place = asked.keep or Path(folder) / "trial"
+        provenance = collect_provenance().model_dump(mode="json")
         raw = measure(Trial(folder=place, variants=variants, clean_s=asked.clean_s, faulty_s=asked.faulty_s))
     if asked.simulated:
         json.dump({"alerts": raw["alerts"], "without data": without_data(raw["panels"])}, sys.stdout, indent=1)
         sys.exit()
-    write_raw(STEM, raw)
+    write_raw(STEM, {**raw, "provenance": provenance})
 
 
 def render(raw: dict[str, Any]) -> str:

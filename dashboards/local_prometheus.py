@@ -20,7 +20,7 @@ from pathlib import Path
 
 from artifacts.errors import ConfigError
 from dashboards.build import HERE
-from dashboards.scraping import Scraping, configuration
+from dashboards.scraping import LOAD_TEST_ADDRESS, Scraping, configuration
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
@@ -34,7 +34,8 @@ class Watch:
 
     url: str
     port: int = 9090
-    load_test: str = "127.0.0.1:9646"
+    load_test: str = LOAD_TEST_ADDRESS
+    interval_s: int = 5
     key: str | None = None
     data: Path | None = None
 
@@ -71,7 +72,8 @@ def require_program(name: str) -> str:
 
 
 def _arguments(watch: Watch, home: Path) -> list[str]:
-    scraping = Scraping(url=watch.url, rules=str(HERE / "prometheus"), load_test=watch.load_test)
+    rules = str(HERE / "prometheus")
+    scraping = Scraping(url=watch.url, rules=rules, load_test=watch.load_test, interval_s=watch.interval_s)
     if watch.key is not None:
         (home / _KEY_NAME).touch(mode=0o600)
         (home / _KEY_NAME).write_text(watch.key)

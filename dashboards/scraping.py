@@ -37,7 +37,9 @@ class Scraping:
 def configuration(scraping: Scraping) -> str:
     """Raises ConfigError for a URL that is none."""
     url = _http_url(scraping.url)
-    key = {} if scraping.key_file is None else {"authorization": {"credentials_file": scraping.key_file}}
+    # Prometheus 2.42 forgets its own default type where it asks for targets.
+    bearer = {"type": "Bearer", "credentials_file": scraping.key_file}
+    key: dict[str, Any] = {} if scraping.key_file is None else {"authorization": bearer}
     discovery = {"url": f"{url}/sd", "refresh_interval": f"{scraping.interval_s}s", **key}
     jobs: list[dict[str, Any]] = [
         {"job_name": JOB, "scheme": urlsplit(url).scheme, "http_sd_configs": [discovery], **key},

@@ -50,7 +50,7 @@ def test_total_without_labels_is_one_series() -> None:
     "wrong", [lambda: rate(RUNNING), lambda: increase(TTFT), lambda: gauge(OUTPUT_TOKENS), lambda: events(RUNNING, ())]
 )
 def test_a_metric_is_only_asked_what_its_kind_has(wrong: object) -> None:
-    with pytest.raises(WrongKind, match="only a (counter|gauge|histogram) can be asked that"):
+    with pytest.raises(WrongKind, match=r"only a (counter|gauge|histogram) can be asked that"):
         wrong()  # type: ignore[operator]
 
 
