@@ -33,6 +33,7 @@ from artifacts.provenance import collect_provenance
 from artifacts.run import Level, RequestRecord, Workload, read_requests
 from benchmarks.dashboard_agreement import agreement
 from benchmarks.dashboard_answers import answers, ask, without_data
+from benchmarks.dashboard_page import render
 from benchmarks.pages import draw_page, page_parser, write_raw
 from dashboards.local_prometheus import Watch, prometheus
 from loadtest.protocol import METRICS_ADDRESS_VARIABLE
@@ -44,7 +45,6 @@ REFERENCE, KILLED, CROWDED = "dense", "depth-25", "elsewhere"
 PRUNED = ("ffn-50", KILLED)
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=32)
 CROWD = 12
-SHOULD_FIRE = {"TargetDown", "ServerErrors", "AdmissionRefusals"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +231,6 @@ def _measure_and_write(asked: argparse.Namespace) -> None:
         json.dump({"alerts": raw["alerts"], "without data": without_data(raw["panels"])}, sys.stdout, indent=1)
         sys.exit()
     write_raw(STEM, {**raw, "provenance": provenance})
-
-
-def render(raw: dict[str, Any]) -> str:
-    return ""
 
 
 if __name__ == "__main__":

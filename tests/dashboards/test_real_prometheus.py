@@ -1,7 +1,7 @@
 """A real Prometheus reads captured pages, and every query of every board brings series back.
 
 The counters stand still, so that rates are 0 and quantiles of them not a number: what is shown here is that no query is
-refused, misspells a label or joins what does not match. That values are right is shown by the benchmark on a real fleet.
+refused, misspells a label or joins what does not match. The benchmark on a real fleet shows values.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ def test_nothing_is_left_when_it_ends(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @needs_prometheus
 def test_taken_port_is_said_before_anything_starts() -> None:
-    with pages() as address, pytest.raises(ConfigError, match="is taken"), prometheus(
-        Watch(url="http://127.0.0.1:9", port=int(address.rpartition(":")[2]))
+    with (
+        pages() as address,
+        pytest.raises(ConfigError, match="is taken"),
+        prometheus(Watch(url="http://127.0.0.1:9", port=int(address.rpartition(":")[2]))),
     ):
         pass
 
