@@ -159,18 +159,22 @@ def _request(url: str, out: Path, duration_s: float, blocks: int) -> LoadTestReq
 
 
 def _kill_after(trial: Trial, delay_s: float) -> None:
-    """SIGKILL, as the kernel would when memory is short."""
+    """SIGKILL, as the kernel would when memory is short, to what the warden with the worker's log has started."""
     time.sleep(delay_s)
-    marks = (str(trial.folder / "state"), KILLED)
+    log = str(trial.folder / "state" / f"{KILLED}.log").encode()
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        is_engine = {"server.simulator", "vllm.entrypoints.openai.api_server"} & set(words[:4])
-        if is_engine and marks[1] in words and any(marks[0] in word for word in words):
-            os.kill(int(process.name), signal.SIGKILL)
-            sys.stderr.write(f"killed {KILLED}'s worker\n")
+        if log in _read(process / "cmdline").split(b"\0"):
+            for child in _read(process / "task" / process.name / "children").split():
+                os.kill(int(child), signal.SIGKILL)
+                sys.stderr.write(f"killed the worker of {KILLED}\n")
+
+
+def _read(path: Path) -> bytes:
+    """Nothing of a process that has ended meanwhile."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _crowd(url: str, seconds: float) -> None:
