@@ -10,14 +10,13 @@ from pathlib import Path
 from artifacts.files import write_text_atomically
 from dashboards import engine, fleet, gateway, latency, load_test, roofline
 from dashboards.boards import Board, as_json
-from dashboards.scraping import Scraping, configuration
+from dashboards.scraping import HERE, Scraping, configuration
 
 BOARDS: tuple[Board, ...] = (
     *(fleet.BOARD, latency.BOARD, engine.BOARD, roofline.BOARD),
     *(load_test.BOARD, gateway.BOARD),
 )
 CONTAINER = Scraping(url="http://server:8000", rules="/etc/prometheus", load_test="host.docker.internal:9646")
-HERE = Path(__file__).parent
 GRAFANA = HERE / "grafana" / "dashboards"
 
 

@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.build import HERE, stale
-from dashboards.scraping import RULE_FILES, Scraping, configuration
+from dashboards.build import stale
+from dashboards.scraping import HERE, RULE_FILES, Scraping, configuration
 
 PROMETHEUS = HERE / "prometheus"
 _TIMEOUT_S = 120.0

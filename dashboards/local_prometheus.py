@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifacts.errors import ConfigError
-from dashboards.build import HERE
-from dashboards.scraping import LOAD_TEST_ADDRESS, Scraping, configuration
+from dashboards.scraping import HERE, LOAD_TEST_ADDRESS, Scraping, configuration
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from artifacts.errors import ConfigError
 
+HERE = Path(__file__).parent
 JOB = "prunebench"
 LOAD_TEST_JOB = "prunebench-loadtest"
 RULE_FILES = ("recording.yaml", "alerts.yaml")

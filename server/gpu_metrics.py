@@ -1,8 +1,7 @@
 """What do the machine's NVIDIA GPUs draw, at which clocks, and what holds them down?
 
 Read through NVML's C library, which every driver brings, at the moment of a scrape. Energy is the board's own counter
-(millijoules since the driver was loaded), not a sampled power. Without a driver the families are there and empty, so
-that a panel that asks for them is not mistaken for a misspelt one.
+(millijoules since the driver was loaded), not a sampled power. Without a driver nothing of this is on the page.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.boards import TAG, Board, as_json
-from dashboards.build import BOARDS, HERE, build, files, stale
+from dashboards.build import BOARDS, build, files, stale
 from dashboards.panels import Panel, description
+from dashboards.scraping import HERE
 
 PANELS = [(board, panel) for board in BOARDS for row in board.rows for panel in row.panels]
 VARIABLE = re.compile(r"\$(\w+)")

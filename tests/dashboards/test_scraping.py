@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from artifacts.errors import ConfigError
-from dashboards.build import CONTAINER, HERE
-from dashboards.scraping import JOB, LOAD_TEST_JOB, Scraping, configuration
+from dashboards.build import CONTAINER
+from dashboards.scraping import HERE, JOB, LOAD_TEST_JOB, Scraping, configuration
 
 ASKED = Scraping(url="http://10.0.0.1:8000/", rules="/etc/prometheus")
 
