@@ -13,35 +13,12 @@ from pydantic import Field
 from artifacts.document import Document
 from artifacts.errors import ConfigError, LoadTestError
 from artifacts.provenance import Provenance
+from artifacts.traffic import Level as Level
+from artifacts.traffic import TraceSource
+from artifacts.traffic import Workload as Workload
 
 RUN_NAME = "run.json"
 REQUESTS_NAME = "requests.parquet"
-
-
-class Workload(Document):
-    """What each request asks for: token-id prompts of exact length, outputs of exact length."""
-
-    prompt_tokens: int = Field(gt=0)
-    output_tokens: int = Field(gt=0)
-    seed: int = 0
-
-
-class Level(Document):
-    """How hard the server is driven. Exactly one of `concurrency` (closed loop) and `rate_per_s` (open loop) is set."""
-
-    concurrency: int | None = Field(default=None, gt=0)
-    rate_per_s: float | None = Field(default=None, gt=0)
-    arrivals: Literal["constant", "poisson"] | None = None
-
-    @property
-    def loop(self) -> Literal["closed", "open"]:
-        return "closed" if self.concurrency is not None else "open"
-
-    @property
-    def label(self) -> str:
-        if self.concurrency is not None:
-            return f"concurrency {self.concurrency}"
-        return f"{self.rate_per_s:g} requests/s, {self.arrivals}"
 
 
 class Gate(Document):
@@ -96,21 +73,34 @@ class Comparison(Document):
     block_ratios: dict[str, tuple[float, ...]]
 
 
+class MixedModel(Document):
+    """One model of an arm that mixes several. `beside_alone` compares it with its own arm, if the run has one."""
+
+    arm: int
+    share: float
+    summary: ArmSummary
+    beside_alone: Comparison | None
+
+
 class RunManifest(Document):
     """The content of `run.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     url: str
-    models: tuple[str, ...]
+    models: tuple[str, ...] = Field(description="as asked for; `a=0.9,b=0.1` is an arm that mixes two")
     against: str | None
     level: Level
     workload: Workload
+    trace: TraceSource | None = None
+    context_tokens: int | None = Field(default=None, description="what prompt and output together were cut to fit")
+    clipped_requests: int = Field(default=0, description="how many records asked for less than was drawn, for that")
     duration_s: float = Field(description="measured seconds per arm, all blocks together")
     blocks: int
     warmup_s: float
     gates: tuple[Gate, ...]
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    mixed: tuple[MixedModel, ...] = ()
     windows: tuple[Window, ...] = Field(default=(), description="what was measured when, in the order of play")
     server_metrics: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="per model: difference of the server's counters over the run"
@@ -130,7 +120,9 @@ class RequestRecord:
 
     `event_s` holds one time per received piece of the response that carried output (a read may carry several
     events: then the same time stands several times). `arm` tells two arms of the same model (a control) apart: it is
-    the position in the manifest's `arms`. `error` starts with its kind: `kind: what happened`.
+    the position in the manifest's `arms`; `model` is who was asked, also where the arm mixes several. `error` starts
+    with its kind: `kind: what happened`. `asked_*` are the lengths asked for; null where nobody could know (a
+    conversation's tokens are the server's to count; records of version 1 hold none).
     """
 
     model: str
@@ -150,6 +142,8 @@ class RequestRecord:
     reads: int
     event_s: tuple[float, ...]
     arm: int = 0
+    asked_prompt_tokens: int | None = None
+    asked_output_tokens: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -175,6 +169,8 @@ _SCHEMA = pa.schema(
         ("reads", pa.int32()),
         ("event_s", pa.list_(pa.float64())),
         ("arm", pa.int32()),
+        ("asked_prompt_tokens", pa.int32()),
+        ("asked_output_tokens", pa.int32()),
     ]
 )
 

@@ -37,3 +37,8 @@ def format_count(count: float) -> str:
 def format_ratio(ratio: float) -> str:
     """A share in [0, 1] as a percentage with one decimal."""
     return f"{ratio * 100:.1f} %"
+
+
+def number(value: float) -> str:
+    """Short, and exact enough to ask for the same again."""
+    return f"{value:.15g}"

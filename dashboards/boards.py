@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from dashboards.metrics import STATE, WINDOW
 from dashboards.panels import DATASOURCE, Row, panel_builder
-from dashboards.promql import gauge
+from dashboards.promql import gauge, largest
 
 TAG = "prunebench"
 Variable = Literal["variant", "reference", "slo_ttft", "slo_tpot", "peak_bandwidth", "peak_flops"]
@@ -67,7 +67,7 @@ def _links() -> builders.DashboardLink:
 def _runs() -> builders.AnnotationQuery:
     """A load test's measured windows, shaded on every panel of every board."""
     query = builders.AnnotationQuery().name("Load test windows").datasource(DATASOURCE).enable(True)
-    return query.icon_color("purple").expr(f"{gauge(WINDOW)} == 1")
+    return query.icon_color("purple").expr(f"{largest(gauge(WINDOW), 'variant')} == 1")
 
 
 def _datasource() -> builders.DatasourceVariable:

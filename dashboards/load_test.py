@@ -23,7 +23,7 @@ from dashboards.metrics import (
     Metric,
 )
 from dashboards.panels import Line, Panel, Row
-from dashboards.promql import CHOSEN, gauge, or_zero, quantile, rate, total
+from dashboards.promql import CHOSEN, gauge, largest, or_zero, quantile, rate, total
 
 VARIANT = ("variant",)
 SEEN = tuple[tuple[str, Metric, Metric], ...]
@@ -55,11 +55,15 @@ def _cause() -> Row:
     windows = _panel(
         "Measured windows",
         "1 while an arm's window is open. Arms take turns, so that what drifts hits all of them.",
-        Line(gauge(WINDOW, CHOSEN), "{{variant}}"),
+        Line(largest(gauge(WINDOW, CHOSEN), *VARIANT), "{{variant}}"),
         bounds=(0, 1),
     )
     progress = _panel(
-        "Progress", "Share of the planned run.", Line(gauge(PROGRESS), "run"), unit="percentunit", bounds=(0, 1)
+        "Progress",
+        "Share of the planned run.",
+        Line(f"max({gauge(PROGRESS)})", "run"),
+        unit="percentunit",
+        bounds=(0, 1),
     )
     tokens = _panel(
         "Output tokens/s on both sides",
@@ -115,8 +119,8 @@ def _gates() -> Row:
     )
     cpu = _panel(
         "Processor time of the client",
-        "Share of one core in the last segment. The gate: at most 70 %, else the client is what is measured.",
-        Line(gauge(CLIENT_CPU), "client"),
+        "Share of one core since the page was last drawn. The gate: at most 70 %, else the client is what is measured.",
+        Line(gauge(CLIENT_CPU), "{{instance}}"),
         unit="percentunit",
         bounds=(0, 1),
     )

@@ -119,7 +119,7 @@ CLIENT_TTFT = _client("time_to_first_token_seconds", "histogram", "TTFT from the
 CLIENT_TPOT = _client("time_per_output_token_seconds", "histogram", "TPOT between the first and last output's arrival.")
 CLIENT_E2E = _client("e2e_seconds", "histogram", "scheduled time to the last output.")
 LATENESS = _client("send_lateness_seconds", "histogram", "scheduled time to the sending: the client's own delay.")
-CLIENT_CPU = _client("process_cpu_share", "gauge", "processor time of the load client over the last segment's seconds.")
+CLIENT_CPU = _client("process_cpu_share", "gauge", "processor time of the load client's process, in cores.")
 WINDOW = _client("window_open", "gauge", "1 while an arm's measured window is open.")
 PROGRESS = _client("progress_ratio", "gauge", "share of the planned run that is over.")
 

@@ -19,6 +19,8 @@ JOB = "prunebench"
 LOAD_TEST_JOB = "prunebench-loadtest"
 RULE_FILES = ("recording.yaml", "alerts.yaml")
 LOAD_TEST_ADDRESS = "127.0.0.1:9646"
+LOAD_TEST_PROCESSES = 4
+"""How many processes of one load test are looked for, at consecutive ports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class Scraping:
 
 
 def configuration(scraping: Scraping) -> str:
-    """Raises ConfigError for a URL that is none."""
+    """Raises ConfigError for a URL or an address that is none."""
     url = _http_url(scraping.url)
     # Prometheus 2.42 forgets its own default type where it asks for targets.
     bearer = {"type": "Bearer", "credentials_file": scraping.key_file}
@@ -44,7 +46,7 @@ def configuration(scraping: Scraping) -> str:
     discovery = {"url": f"{url}/sd", "refresh_interval": f"{scraping.interval_s}s", **key}
     jobs: list[dict[str, Any]] = [
         {"job_name": JOB, "scheme": urlsplit(url).scheme, "http_sd_configs": [discovery], **key},
-        {"job_name": LOAD_TEST_JOB, "static_configs": [{"targets": [scraping.load_test]}]},
+        {"job_name": LOAD_TEST_JOB, "static_configs": [{"targets": _consecutive(scraping.load_test)}]},
     ]
     every = f"{scraping.interval_s}s"
     whole = {
@@ -60,3 +62,10 @@ def _http_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
         raise ConfigError(f"{url!r} is not a server's URL. Give it as http://HOST:PORT, without a path.")
     return url.rstrip("/")
+
+
+def _consecutive(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"{address!r} is no address of a load test. Give HOST:PORT, as in {LOAD_TEST_ADDRESS}.")
+    return [f"{host}:{int(port) + number}" for number in range(LOAD_TEST_PROCESSES)]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from artifacts.document import Document
 from artifacts.errors import ConfigError
+from artifacts.lengths import mean_tokens
 from artifacts.provenance import Provenance
 from artifacts.run import ArmSummary, Estimate, Gate, RunManifest, Workload, load_run
 from artifacts.variant import QualityRecord, VariantManifest
@@ -107,15 +108,19 @@ def _require_one_experiment(runs: list[tuple[Path, RunManifest]]) -> None:
     first_folder, first = runs[0]
     for folder, run in runs[1:]:
         same = run.models == first.models and run.against == first.against
-        if not (same and _lengths(run) == _lengths(first)):
+        if not (same and _work(run) == _work(first)):
             raise ConfigError(
                 f"{folder} and {first_folder} measured different models or workloads. "
                 "Give runs that differ in their load level alone."
             )
 
 
-def _lengths(run: RunManifest) -> tuple[int, int]:
-    return run.workload.prompt_tokens, run.workload.output_tokens
+def _work(run: RunManifest) -> tuple[Any, ...]:
+    """What each request asks for; the seed may differ, and what a file's name is."""
+    asked = run.workload
+    trace = run.trace and (run.trace.sha256, run.trace.length_scale)
+    chat = asked.chat and asked.chat.sha256
+    return asked.prompt_tokens, asked.output_tokens, asked.prefix, asked.natural_ends, chat, trace
 
 
 def _served_manifests(runs: list[RunManifest]) -> dict[str, VariantManifest]:
@@ -140,7 +145,7 @@ def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
         folder=folder.name,
         label=run.level.label,
         loop=run.level.loop,
-        load_value=float(next(load for load in loads if load is not None)),
+        load_value=float(next((load for load in loads if load is not None), 0)),
         valid=run.valid,
         gates=run.gates,
         arms=run.arms,
@@ -160,12 +165,13 @@ def _ceilings(
 def _ceiling_row(
     run: RunManifest, arm: ArmSummary, variants: dict[str, VariantManifest], hardware: Hardware
 ) -> CeilingRow | None:
-    """None for open loops (the batch is not fixed) and for models without a manifest."""
+    """None for open loops (the batch is not fixed), models without a manifest, and lengths of unknown mean."""
     batch, measured = run.level.concurrency, arm.measures.get("output_tokens_per_s")
-    if batch is None or measured is None or arm.model not in variants:
+    prompt, output = mean_tokens(run.workload.prompt_tokens), mean_tokens(run.workload.output_tokens)
+    if batch is None or measured is None or arm.model not in variants or prompt is None or output is None:
         return None
     # On average half of the output is in the cache while a request decodes.
-    context_tokens = run.workload.prompt_tokens + run.workload.output_tokens / 2
+    context_tokens = prompt + output / 2
     ceiling = decode_ceiling(variants[arm.model].footprint, hardware, batch, context_tokens)
     reference = variants.get(run.against) if run.against else None
     dense = decode_ceiling(reference.footprint, hardware, batch, context_tokens) if reference else None
@@ -182,15 +188,12 @@ def _ceiling_row(
 
 
 def _replay_command(folder: Path, run: RunManifest) -> str:
-    level = (
-        f"--concurrency {run.level.concurrency}"
-        if run.level.loop == "closed"
-        else f"--rate {run.level.rate_per_s:g} --arrivals {run.level.arrivals}"
-    )
+    trace = run.trace.options if run.trace else ""
+    context = f"--context-tokens {run.context_tokens}" if run.clipped_requests else ""
+    asked = " ".join(filter(None, (run.level.options, trace, context)))
     models = " ".join(f"--model {model}" for model in run.models)
     against = f" --against {run.against}" if run.against else ""
     return (
-        f"prunebench loadtest --url {run.url} {models}{against} {level} --duration {run.duration_s:g} "
-        f"--blocks {run.blocks} --prompt-tokens {run.workload.prompt_tokens} "
-        f"--output-tokens {run.workload.output_tokens} --seed {run.workload.seed} --out {folder.name}"
+        f"prunebench loadtest --url {run.url} {models}{against} {asked} --duration {run.duration_s:g} "
+        f"--blocks {run.blocks} {run.workload.options} --out {folder.name}"
     )

@@ -6,7 +6,6 @@ Parsing, statistics and garbage collection wait for the pauses between segments,
 from __future__ import annotations
 
 import gc
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter_ns, process_time
@@ -15,15 +14,14 @@ import gevent
 
 from artifacts.priority import served_first
 from artifacts.run import RequestRecord, Window
-from loadtest.arrivals import arrival_times_s
 from loadtest.exchange import Exchange, Place, record_of
 from loadtest.plan import Outcome, Plan, Segment
-from loadtest.prompts import first_output_tokens, prompt_ids, request_body
+from loadtest.schedule import PlannedRequest, planned_request, start_times_s
+from loadtest.share import Share
 
 Send = Callable[[bytes, int], Exchange]
 Tell = Callable[[float, float], None]
 
-_SETTLE_NS = 20 * 10**6  # between the last preparation and the first request of a segment
 _SPIN_NS = 10**6  # the event loop's timers are good to a millisecond: the last one is waited in yields
 _BACKOFF_S = 0.05  # after a refusal, so that a dead server is not asked ten thousand times a second
 _TELL_S = 0.5
@@ -31,14 +29,15 @@ _TELL_S = 0.5
 
 @dataclass(slots=True)
 class _Stage:
-    """A segment while it is played; `bodies` were encoded before it started."""
+    """A segment while it is played; `requests` and, of an open loop, `times_s` were drawn before it started."""
 
     segment: Segment
     start_ns: int
     window_ns: tuple[int, int]
-    bodies: list[bytes]
-    indices: Iterator[int] = field(default_factory=itertools.count)
-    exchanges: list[tuple[int, Exchange]] = field(default_factory=list)
+    times_s: tuple[float, ...]
+    requests: dict[int, PlannedRequest]
+    indices: Iterator[int]
+    exchanges: list[tuple[int, PlannedRequest, Exchange]] = field(default_factory=list)
     cpu_s: float = 0.0
     served_first: bool = False
 
@@ -46,21 +45,23 @@ class _Stage:
 class Conductor:
     """`send` performs one request; `tell(done_s, total_s)` hears how far the run is, `heard` each record."""
 
-    def __init__(self, plan: Plan, send: Send, tell: Tell, heard: Callable[[RequestRecord], None]) -> None:
+    def __init__(
+        self, plan: Plan, send: Send, tell: Tell, heard: Callable[[RequestRecord], None], share: Share | None = None
+    ) -> None:
         self._plan, self._send, self._tell, self._heard = plan, send, tell, heard
+        self._share = share or Share()
         self._records: list[RequestRecord] = []
         self._windows: list[Window] = []
         self._likely_requests = 4 * (plan.level.concurrency or 0)
         self._zero_ns = 0
 
     def play(self) -> tuple[list[RequestRecord], Outcome]:
-        """Plays the whole plan; takes its time."""
-        self._zero_ns = perf_counter_ns()
+        """Plays its share of the whole plan; takes its time. Zero of all times is the start of the first segment."""
         cpu_s, first = 0.0, True
         for number, segment in enumerate(self._plan.segments):
             gc.collect()
             gc.disable()
-            stage = self._prepare(segment)
+            stage = self._prepare(segment, number)
             ticker = gevent.spawn(self._tick, stage, number)
             with served_first() as stage.served_first:
                 self._perform(stage)
@@ -72,30 +73,20 @@ class Conductor:
         self._tell(self._plan.planned_s, self._plan.planned_s)
         return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s, served_first=first)
 
-    def _prepare(self, segment: Segment) -> _Stage:
-        count = self._likely_requests if self._plan.level.loop == "closed" else len(self._arrivals_s(segment))
-        bodies = [self._body(segment, index) for index in range(count)]
-        start_ns = perf_counter_ns() + _SETTLE_NS
+    def _prepare(self, segment: Segment, number: int) -> _Stage:
+        times_s = () if self._plan.level.loop == "closed" else start_times_s(self._plan, segment)
+        count = self._likely_requests if self._plan.level.loop == "closed" else len(times_s)
+        requests = {index: planned_request(self._plan, segment, index) for index in self._share.indices(count)}
+        start_ns = self._share.meet(number)
+        self._zero_ns = self._zero_ns or start_ns
         open_ns = start_ns + round(self._plan.lead_in_s * 1e9)
-        return _Stage(segment, start_ns, (open_ns, open_ns + round(self._plan.window_s * 1e9)), bodies)
-
-    def _arrivals_s(self, segment: Segment) -> tuple[float, ...]:
-        level = self._plan.level
-        assert level.rate_per_s is not None
-        assert level.arrivals is not None
-        seed = (self._plan.workload.seed, segment.block)
-        return arrival_times_s(level.arrivals, level.rate_per_s, self._plan.lead_in_s + self._plan.window_s, seed)
-
-    def _body(self, segment: Segment, index: int) -> bytes:
-        tokens, streams = self._plan.workload.output_tokens, self._plan.level.concurrency or 0
-        if index < streams and self._plan.lead_in_s > 0:  # without a lead-in the first requests are measured ones
-            tokens = first_output_tokens(tokens, index, streams)
-        return request_body(self._plan.arms[segment.arm], prompt_ids(self._plan, segment, index), tokens)
+        window_ns = (open_ns, open_ns + round(self._plan.window_s * 1e9))
+        return _Stage(segment, start_ns, window_ns, times_s, requests, self._share.indices())
 
     def _perform(self, stage: _Stage) -> None:
         meter = gevent.spawn(self._meter, stage)
         if self._plan.level.concurrency is not None:
-            streams = [gevent.spawn(self._stream, stage) for _ in range(self._plan.level.concurrency)]
+            streams = [gevent.spawn(self._stream, stage) for _ in self._share.indices(self._plan.level.concurrency)]
         else:
             streams = self._dispatch(stage)
         gevent.joinall([meter, *streams], raise_error=True)
@@ -106,9 +97,9 @@ class Conductor:
         now_ns = stage.start_ns
         while now_ns < stage.window_ns[1]:
             index = next(stage.indices)
-            body = stage.bodies[index] if index < len(stage.bodies) else self._body(stage.segment, index)
-            exchange = self._send(body, now_ns)
-            stage.exchanges.append((index, exchange))
+            request = stage.requests.get(index) or planned_request(self._plan, stage.segment, index)
+            exchange = self._send(request.body, now_ns)
+            stage.exchanges.append((index, request, exchange))
             if exchange.refused:
                 gevent.sleep(_BACKOFF_S)
             now_ns = perf_counter_ns()
@@ -117,11 +108,12 @@ class Conductor:
         """The open loop: each request at its time, in a greenlet of its own, however many are under way."""
 
         def one(index: int, scheduled_ns: int) -> None:
-            stage.exchanges.append((index, self._send(stage.bodies[index], scheduled_ns)))
+            request = stage.requests[index]
+            stage.exchanges.append((index, request, self._send(request.body, scheduled_ns)))
 
         flying = []
-        for index, at_s in enumerate(self._arrivals_s(stage.segment)):
-            scheduled_ns = stage.start_ns + round(at_s * 1e9)
+        for index in stage.requests:
+            scheduled_ns = stage.start_ns + round(stage.times_s[index] * 1e9)
             _wait_until(scheduled_ns)
             flying.append(gevent.spawn(one, index, scheduled_ns))
         return flying
@@ -133,7 +125,7 @@ class Conductor:
         stage.cpu_s = process_time() - before_s
 
     def _tick(self, stage: _Stage, number: int) -> None:
-        each_s = self._plan.lead_in_s + self._plan.window_s
+        each_s = self._plan.segment_s
         while True:
             into_s = min(each_s, max(0.0, (perf_counter_ns() - stage.start_ns) / 1e9))
             self._tell(number * each_s + into_s, self._plan.planned_s)
@@ -141,15 +133,21 @@ class Conductor:
 
     def _reduce(self, stage: _Stage) -> None:
         segment, (open_ns, close_ns) = stage.segment, stage.window_ns
-        self._likely_requests = max(self._likely_requests, len(stage.exchanges) * 5 // 4)
-        for index, exchange in sorted(stage.exchanges, key=lambda pair: pair[0]):
-            warmup = exchange.scheduled_ns < open_ns
+        self._likely_requests = max(self._likely_requests, self._share.parts * len(stage.exchanges) * 5 // 4)
+        for index, request, exchange in sorted(stage.exchanges, key=lambda entry: entry[0]):
             place = Place(
-                model=self._plan.arms[segment.arm], arm=segment.arm, block=segment.block, index=index, warmup=warmup
+                model=request.model,
+                arm=segment.arm,
+                block=segment.block,
+                index=index,
+                warmup=exchange.scheduled_ns < open_ns,
+                asked_prompt_tokens=request.prompt_tokens,
+                asked_output_tokens=request.output_tokens,
             )
             record = record_of(exchange, place, self._zero_ns)
             self._records.append(record)
             self._heard(record)
+            gevent.sleep(0)  # parsing may take seconds: a worker that is silent so long is taken for dead
         start_s, end_s = ((t - self._zero_ns) / 1e9 for t in (open_ns, close_ns))
         self._windows.append(Window(arm=segment.arm, block=segment.block, start_s=start_s, end_s=end_s))
 

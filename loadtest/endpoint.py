@@ -71,13 +71,22 @@ def _base_url(url: str) -> str:
     return url.split("?")[0].rstrip("/").removesuffix("/v1")
 
 
-def require_models(served: dict[str, dict[str, Any]], wanted: tuple[str, ...], total_tokens: int) -> None:
-    """Raises LoadTestError for a model that is not served, or that is too short for prompt and output together."""
+def require_models(served: dict[str, dict[str, Any]], wanted: tuple[str, ...], total_tokens: int | None) -> int | None:
+    """The shortest context of the wanted models, None where the server tells none.
+
+    `total_tokens` is the most that prompt and output may come to together, None if there is no most: then they are cut.
+    Raises LoadTestError for a model that is not served, or whose context is shorter than `total_tokens`.
+    """
+    contexts = []
     for model in wanted:
         if model not in served:
             raise LoadTestError(f"Model {model!r} is not served. Choose from: {', '.join(sorted(served))}.")
         limit = served[model].get("max_model_len")
-        if isinstance(limit, int) and total_tokens > limit:
+        if not isinstance(limit, int):
+            continue
+        contexts.append(limit)
+        if total_tokens is not None and total_tokens > limit:
             raise LoadTestError(
                 f"Prompt and output make {total_tokens} tokens, model {model!r} takes {limit}. Ask for fewer tokens."
             )
+    return min(contexts, default=None)

@@ -1,45 +1,53 @@
 """The face: what Locust loads, for a planned run (`--plan`, started by the runner) or by hand with its web UI.
 
 By hand, Locust's user count is the concurrency: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --model
-dense`. Rows: TTFT, TPOT, inter-token latency (ITL) and E2E, in milliseconds, counted to 0.1 ms. Answers are then parsed
-between requests, on the clock of the other users: for looking, not for publishing.
+dense`. Rows: TTFT, TPOT, inter-token latency (ITL) and E2E, in milliseconds, counted to 0.1 ms. `--stop-on
+"ttft_p95>500ms"` ends the test, with exit code 3 or in the web UI without leaving, when that is so.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import os
-import secrets
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter
 from typing import Any
 
 import gevent
 import locust.stats
 from locust import User, events, task
 from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
-from artifacts.errors import LoadTestError
+from artifacts.errors import ConfigError, LoadTestError
 from artifacts.measures import e2e_s, inter_token_latencies_s, tpot_s, ttft_s
 from artifacts.priority import served_first
-from artifacts.run import Level, RequestRecord, Workload, write_requests
-from loadtest.client_page import ClientPage
-from loadtest.conductor import Conductor, Tell
-from loadtest.endpoint import Endpoint
-from loadtest.exchange import Place, record_of
+from artifacts.run import RequestRecord, write_requests
+from loadtest.by_hand import ByHand, watch_over
+from loadtest.conductor import Conductor
+from loadtest.limits import DEFAULT_WINDOW_S, Watch, parse_limits
 from loadtest.page_server import shown
-from loadtest.plan import Plan, Segment
-from loadtest.prompts import prompt_ids, request_body
-from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, RECORDS_NAME, progress_line
+from loadtest.plan import Plan
+from loadtest.protocol import (
+    API_KEY_VARIABLE,
+    OUTCOME_NAME,
+    RECORDS_NAME,
+    STOPPED_NAME,
+    part_name,
+    progress_line,
+)
+from loadtest.rendezvous import Guest, Host
+from loadtest.share import Share
 from loadtest.wire import StreamClient
 
 _ORPHAN_CHECK_S = 0.5
-_BACKOFF_S = 0.05
-_TIMEOUT_S = 120.0
 _METHOD = "stream"
+_BROKEN = "prunebench_broken"
+_EXIT_BROKEN = 3
+
+_log = logging.getLogger(__name__)
 
 
 def bucket_ms(response_time_ms: float) -> float:
@@ -55,6 +63,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--model", default="", help="served model name; default: the first that the server lists")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="token ids in each prompt")
     parser.add_argument("--output-tokens", type=int, default=64, help="tokens to generate per request")
+    parser.add_argument("--stop-on", default="", help="stop the test when it is so, e.g. ttft_p95>500ms,errors>1%%")
+    parser.add_argument("--stop-on-window", type=float, default=DEFAULT_WINDOW_S, help="of the last so many seconds")
     parser.add_argument("--plan", default="", include_in_web_ui=False, help="plan file of a planned run")
 
 
@@ -64,13 +74,33 @@ def look_at_the_clock(**_: Any) -> None:
     gevent.get_hub().loop.update_now()
 
 
+@events.init.add_listener
+def meet(environment: Any, **_: Any) -> None:
+    """Workers of a plan agree on their starts, a worker tells the master of a broken limit."""
+    path, runner = environment.parsed_options.plan, environment.runner
+    if path:
+        gevent.spawn(_exit_when_orphaned, os.getppid())
+    if isinstance(runner, MasterRunner):
+        runner.register_message(_BROKEN, lambda environment, msg, **_: _stop(environment, msg.data))
+        if path:
+            Host(runner, Plan.load(Path(path)).client_processes)
+    elif isinstance(runner, WorkerRunner) and path:
+        environment.guest = Guest(runner)
+
+
 @events.test_start.add_listener
-def come_first(environment: Any, **_: Any) -> None:
-    """By hand the whole test is on the clock; the conductor of a plan sees to its own segments."""
-    if not environment.parsed_options.plan:
-        stack = ExitStack()
-        stack.enter_context(served_first())
-        environment.events.test_stop.add_listener(lambda **_: stack.close())
+def begin_by_hand(environment: Any, **_: Any) -> None:
+    """The whole test is on the clock; the conductor of a plan sees to its own segments."""
+    environment.by_hand, environment.watch = None, Watch(())
+    if environment.parsed_options.plan:
+        return
+    stack = ExitStack()
+    stack.enter_context(served_first())
+    environment.events.test_stop.add_listener(lambda **_: stack.close())
+    try:
+        environment.watch = watch_over(environment.parsed_options, lambda said: _stop(environment, said))
+    except ConfigError as error:
+        _stop(environment, str(error))
 
 
 class Completions(User):  # type: ignore[misc,unused-ignore]
@@ -78,59 +108,71 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
 
     def on_start(self) -> None:
         if not self.environment.parsed_options.plan:
-            self._by_hand = _ByHand(self.environment.host, self.environment.parsed_options)
+            host, options = self.environment.host, self.environment.parsed_options
+            self.environment.by_hand = self.environment.by_hand or ByHand(host, options)
 
     @task
     def complete(self) -> None:
         if plan := self.environment.parsed_options.plan:
             self._play(Path(plan))
             raise StopUser
-        _count(self.environment, self._by_hand.request())
+        record = self.environment.by_hand.request()
+        self.environment.watch.hear(perf_counter(), record)
+        _count(self.environment, record)
 
     def _play(self, path: Path) -> None:
-        gevent.spawn(_exit_when_orphaned, os.getppid())
+        guest: Guest | None = getattr(self.environment, "guest", None)
+        complete = False
         try:
             plan = Plan.load(path)
-            client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE))
-            with shown(plan) as page:
-                conductor = Conductor(plan, client.send, *_listeners(self.environment, page))
-                records, outcome = conductor.play()
-            client.close()
-            write_requests(path.with_name(RECORDS_NAME), records)
-            outcome.save(path.with_name(OUTCOME_NAME))
+            share = guest.share(plan.client_processes) if guest else Share()
+            _play_share(self.environment, plan, path, share)
+            complete = True
         finally:
-            gevent.spawn(self.environment.runner.quit)
+            if guest:
+                guest.ended(complete)
+            else:
+                gevent.spawn(self.environment.runner.quit)
 
 
-class _ByHand:
-    """One user's requests. Its nonce is its own, so no two users share a prompt."""
+def _play_share(environment: Any, plan: Plan, path: Path, share: Share) -> None:
+    client = StreamClient(plan.url, plan.timeout_s, os.environ.get(API_KEY_VARIABLE), plan.path)
+    watch = Watch(parse_limits(plan.stop_on), plan.stop_on_window_s)
 
-    def __init__(self, host: str | None, options: Any) -> None:
-        key = os.environ.get(API_KEY_VARIABLE)
-        endpoint = Endpoint(host or "", key)
-        self._plan = Plan(
-            url=endpoint.url,
-            arms=(options.model or next(iter(endpoint.models())),),
-            level=Level(concurrency=1),
-            workload=Workload(prompt_tokens=options.prompt_tokens, output_tokens=options.output_tokens),
-            blocks=1,
-            window_s=1,
-            lead_in_s=0,
-            timeout_s=_TIMEOUT_S,
-            nonce=secrets.randbits(48),
-        )
-        self._client = StreamClient(endpoint.url, _TIMEOUT_S, key)
-        self._indices = itertools.count()
+    def heard(record: RequestRecord) -> None:
+        watch.hear(record.done_s or record.scheduled_s, record)
+        _count(environment, record)
+        page.heard(record)
 
-    def request(self) -> RequestRecord:
-        index, model = next(self._indices), self._plan.arms[0]
-        ids = prompt_ids(self._plan, Segment(arm=0, block=0), index)
-        body = request_body(model, ids, self._plan.workload.output_tokens)
-        start_ns = perf_counter_ns()
-        exchange = self._client.send(body, start_ns)
-        if exchange.refused:
-            gevent.sleep(_BACKOFF_S)
-        return record_of(exchange, Place(model=model, arm=0, block=0, index=index, warmup=False), start_ns)
+    def meet(segment: int) -> int:
+        """Off the clock, between two segments: the place to end a run that has broken its limits."""
+        if said := watch.broken():
+            path.with_name(STOPPED_NAME).write_text(said)
+            raise LoadTestError(said)
+        return share.meet(segment)
+
+    def tell(done_s: float, total_s: float) -> None:
+        """One of several processes tells for all: they are equally far."""
+        if share.number == 0:
+            _tell(done_s, total_s)
+        page.at(done_s, total_s)
+
+    part = Share(number=share.number, parts=share.parts, meet=meet)
+    with shown(plan, share.number) as page:
+        records, outcome = Conductor(plan, client.send, tell, heard, part).play()
+    client.close()
+    write_requests(path.with_name(part_name(RECORDS_NAME, share.number)), records)
+    outcome.save(path.with_name(part_name(OUTCOME_NAME, share.number)))
+
+
+def _stop(environment: Any, said: str) -> None:
+    """A worker leaves it to the master. With a web UI the test ends and the page stays."""
+    if isinstance(environment.runner, WorkerRunner):
+        environment.runner.send_message(_BROKEN, said)
+        return
+    _log.error(said)
+    environment.process_exit_code = _EXIT_BROKEN
+    gevent.spawn(environment.runner.quit if environment.web_ui is None else environment.runner.stop)
 
 
 def _count(environment: Any, record: RequestRecord) -> None:
@@ -149,20 +191,6 @@ def _count(environment: Any, record: RequestRecord) -> None:
         exception=None if record.error is None else LoadTestError(record.error),
         context={},
     )
-
-
-def _listeners(environment: Any, page: ClientPage) -> tuple[Tell, Callable[[RequestRecord], None]]:
-    """Who hears of the time and of each record: the runner and Locust, and the page."""
-
-    def tell(done_s: float, total_s: float) -> None:
-        _tell(done_s, total_s)
-        page.at(done_s, total_s)
-
-    def heard(record: RequestRecord) -> None:
-        _count(environment, record)
-        page.heard(record)
-
-    return tell, heard
 
 
 def _tell(done_s: float, total_s: float) -> None:

@@ -18,14 +18,14 @@ _KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @contextmanager
-def shown(plan: Plan) -> Iterator[ClientPage]:
-    """The run's page, served at the address in the environment, if there is one.
+def shown(plan: Plan, number: int = 0) -> Iterator[ClientPage]:
+    """The page of the run's process `number`, served that many ports above the address in the environment, if it is set.
 
     Raises ConfigError if that is none, or taken.
     """
     page = ClientPage(plan)
     address = os.environ.get(METRICS_ADDRESS_VARIABLE)
-    server = None if not address else _server(page, address)
+    server = None if not address else _server(page, address, number)
     try:
         yield page
     finally:
@@ -33,7 +33,7 @@ def shown(plan: Plan) -> Iterator[ClientPage]:
             server.stop(timeout=0)
 
 
-def _server(page: ClientPage, address: str) -> WSGIServer:
+def _server(page: ClientPage, address: str, number: int) -> WSGIServer:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"{address!r} is no address for the metrics page. Give HOST:PORT, as in 127.0.0.1:9646.")
@@ -42,7 +42,7 @@ def _server(page: ClientPage, address: str) -> WSGIServer:
         start("200 OK", [("content-type", _KIND)])
         return [page.page]
 
-    server = WSGIServer((host, int(port)), answer, log=None, error_log=None)
+    server = WSGIServer((host, int(port) + number), answer, log=None, error_log=None)
     try:
         server.start()
     except OSError as error:

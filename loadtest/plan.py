@@ -11,8 +11,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from artifacts.arrivals import Replay, Steps
 from artifacts.document import Document
 from artifacts.run import Level, Window, Workload
+from loadtest.conversations import Conversation
+from loadtest.limits import DEFAULT_WINDOW_S, parse_limits
+from loadtest.replay import ReplayedTrace
 
 
 class Segment(Document):
@@ -23,9 +27,12 @@ class Segment(Document):
 
 
 class Plan(Document):
-    """The whole run. `arms` are model names; the reference, if there is one, comes first."""
+    """The whole run. `arms` are names of models or mixes; the reference, if there is one, comes first.
 
-    schema_version: Literal[1] = 1
+    What it plays from files - a trace, conversations - it holds, so that it can be played again without them.
+    """
+
+    schema_version: Literal[1, 2] = 2
     url: str
     arms: tuple[str, ...] = Field(min_length=1)
     level: Level
@@ -40,13 +47,25 @@ class Plan(Document):
         "vocabularies, and wide enough that no two prompts are equal",
     )
     nonce: int = Field(ge=0, description="drawn per run: makes its prompts new to every prefix cache")
+    context_tokens: int | None = Field(default=None, gt=1, description="prompt and output are cut to fit into it")
+    client_processes: int = Field(default=1, gt=0, description="Locust workers that share the schedule out")
+    stop_on: str = Field(default="", description="limits that end the run between two segments, see loadtest.limits")
+    stop_on_window_s: float = Field(default=DEFAULT_WINDOW_S, gt=0)
+    trace: ReplayedTrace | None = None
+    conversations: tuple[Conversation, ...] = ()
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if (self.level.concurrency is None) == (self.level.rate_per_s is None):
+        arrivals = self.level.arrivals
+        if (self.level.concurrency is None) == (arrivals is None):
             raise ValueError("give either a concurrency or a rate, not both and not neither")
-        if self.level.rate_per_s is not None and self.level.arrivals is None:
-            raise ValueError("a rate needs arrivals: constant or poisson")
+        if isinstance(arrivals, Steps) and arrivals.total_s > self.window_s * (1 + 1e-9):
+            raise ValueError(f"the steps last {arrivals.total_s:g} s, a block's window only {self.window_s:g} s")
+        if (isinstance(arrivals, Replay) or self.workload.uses_trace) != (self.trace is not None):
+            raise ValueError("a trace is needed for a trace's times or lengths, and for nothing else")
+        if (self.workload.chat is not None) != bool(self.conversations):
+            raise ValueError("conversations belong to a chat file")
+        parse_limits(self.stop_on)
         if not 0 <= self.token_range[0] < self.token_range[1]:
             raise ValueError("token_range must be [low, high) with 0 <= low < high")
         return self
@@ -60,14 +79,30 @@ class Plan(Document):
         )
 
     @property
+    def segment_s(self) -> float:
+        """Lead-in and window of one arm in one block."""
+        return self.lead_in_s + self.window_s
+
+    @property
     def planned_s(self) -> float:
         """Load time of all segments, the drains between them apart."""
-        return len(self.arms) * self.blocks * (self.lead_in_s + self.window_s)
+        return len(self.arms) * self.blocks * self.segment_s
+
+    @property
+    def path(self) -> str:
+        """Where requests go, below `url`."""
+        return "/v1/chat/completions" if self.conversations else "/v1/completions"
+
+    def rows(self, block: int) -> range:
+        """The numbers of the trace's requests that a block replays: the blocks' slices follow one another."""
+        assert self.trace is not None
+        return self.trace.rows_between(block * self.segment_s, (block + 1) * self.segment_s)
 
 
 class Outcome(Document):
     """What the player hands back beside the records."""
 
     windows: tuple[Window, ...]
-    client_cpu_s: float = Field(description="processor time of the client inside the windows")
-    served_first: bool = Field(description="whether the client ran in the scheduler's real-time class")
+    client_cpu_s: float = Field(description="processor time of the client inside the windows; of several, the most")
+    served_first: bool = Field(description="whether the client, every process of it, ran in the real-time class")
+    loop_lags_s: tuple[float, ...] = Field(default=(), description="how late the client's event loop woke, sampled")

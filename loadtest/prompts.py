@@ -1,15 +1,20 @@
-"""What does request i of a block say? Token ids of exact number, equal for all arms but for a salt.
+"""What does request i of a block say? Token ids of exact number, or a conversation; equal for all arms but for a salt.
 
 Ids instead of text: their number is exact under any tokenizer and nothing is tokenized on the clock. The salt stands
-first because a prefix cache matches from the front: after different first tokens nothing behind them can hit.
+first because a prefix cache matches from the front: after different first tokens nothing behind them can hit. Where a
+cache is what is measured, prompts begin with shared tokens, and the salt is the same for all of an arm's requests.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
+from loadtest.conversations import salted
+from loadtest.draws import Purpose, generator
+from loadtest.lengths import lengths_of, row_of
 from loadtest.plan import Plan, Segment
 
 SALT_TOKENS = 4
@@ -20,20 +25,36 @@ def prompt_ids(plan: Plan, segment: Segment, index: int) -> list[int]:
 
     At most half of a prompt is salt, at least one token.
     """
-    total = plan.workload.prompt_tokens
+    total = lengths_of(plan, segment.block, index).prompt_tokens
+    assert total is not None
     salt = min(SALT_TOKENS, max(1, total // 2))
-    head = _draw(plan, salt, (plan.nonce, segment.arm, segment.block))
-    return head + _draw(plan, total, (plan.workload.seed, segment.block, index))[salt:]
+    own = _ids(plan, total, np.random.default_rng((plan.workload.seed, segment.block, index)))
+    shared = _shared_ids(plan, segment.block, index, total)[:total]
+    head = _ids(plan, salt, np.random.default_rng(_salt_seed(plan, segment)))
+    return head + (shared + own[len(shared) :])[salt:]
 
 
-def request_body(model: str, ids: list[int], output_tokens: int) -> bytes:
-    """The JSON of a streamed completion that ends after exactly `output_tokens`."""
+def messages(plan: Plan, segment: Segment, index: int) -> list[dict[str, str]]:
+    """The conversation of request `index`, drawn by (seed, block, index); its salt is new for every request."""
+    random = generator(plan.workload.seed, Purpose.CONVERSATION, segment.block, index)
+    chosen = plan.conversations[int(random.integers(len(plan.conversations)))]
+    return salted(chosen, (plan.nonce, segment.arm, segment.block, index))
+
+
+def request_body(
+    model: str, prompt: list[int] | list[dict[str, str]], output_tokens: int, natural: bool = False
+) -> bytes:
+    """The JSON of a streamed completion of token ids or messages that ends after exactly `output_tokens`.
+
+    With `natural` it ends where the model ends it, after `output_tokens` at the latest.
+    """
+    chat = isinstance(prompt[0], dict)
+    exact: dict[str, Any] = {} if natural else {"min_tokens": output_tokens, "ignore_eos": True}
     fields = {
         "model": model,
-        "prompt": ids,
+        "messages" if chat else "prompt": prompt,
         "max_tokens": output_tokens,
-        "min_tokens": output_tokens,
-        "ignore_eos": True,
+        **exact,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -50,6 +71,25 @@ def first_output_tokens(output_tokens: int, stream: int, streams: int) -> int:
     return max(1, -(-output_tokens * (stream + 1) // streams))
 
 
-def _draw(plan: Plan, count: int, seed: tuple[int, ...]) -> list[int]:
-    ids: list[int] = np.random.default_rng(seed).integers(*plan.token_range, size=count).tolist()
+def _salt_seed(plan: Plan, segment: Segment) -> tuple[int, ...]:
+    place = (segment.arm,) if plan.workload.shares_prefixes else (segment.arm, segment.block)
+    return (plan.nonce, *place)
+
+
+def _shared_ids(plan: Plan, block: int, index: int, total: int) -> list[int]:
+    """What the prompt has in common with others, as far as it goes; shorter prompts share the beginning of it."""
+    workload, trace = plan.workload, plan.trace
+    if workload.prefix is not None:
+        choice = generator(workload.seed, Purpose.PREFIX_CHOICE, block, index).integers(workload.prefix.prefixes)
+        text = generator(workload.seed, Purpose.PREFIX, int(choice))
+        return _ids(plan, round(total * workload.prefix.share), text)
+    if trace is None or not trace.blocks or not workload.shares_prefixes:
+        return []
+    names = trace.blocks[row_of(plan, block, index)]
+    blocks = (_ids(plan, trace.block_tokens, generator(workload.seed, Purpose.SHARED_BLOCK, name)) for name in names)
+    return [token for ids in blocks for token in ids]
+
+
+def _ids(plan: Plan, count: int, random: np.random.Generator) -> list[int]:
+    ids: list[int] = random.integers(*plan.token_range, size=count).tolist()
     return ids

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from artifacts.arrivals import Replay
 from artifacts.errors import ConfigError
-from artifacts.files import complete_directory, require_free_name
+from artifacts.files import complete_directory, require_free_name, sha256_of_file
 from artifacts.progress import Progress, silent
 from artifacts.provenance import collect_provenance
 from artifacts.run import (
@@ -24,12 +26,18 @@ from artifacts.run import (
     Workload,
     write_requests,
 )
+from artifacts.traffic import TraceSource
+from loadtest.conversations import read_conversations
 from loadtest.counters import counter_increase
 from loadtest.endpoint import Endpoint, require_models
 from loadtest.gates import Evidence, events_per_read, judge
+from loadtest.lengths import lengths_of, longest_tokens
+from loadtest.mix import models_of
+from loadtest.mixed import summarise_mixes
 from loadtest.plan import Outcome, Plan
 from loadtest.player import play, terminate_like_interrupt
 from loadtest.protocol import PLAN_NAME
+from loadtest.replay import replayed
 from loadtest.summary import compare_arms, summarise_arms
 
 METRICS_NAMES = ("metrics_before.txt", "metrics_after.txt")
@@ -40,7 +48,9 @@ class LoadTestRequest:
     """What to measure. `duration_s` is the measured time of each arm, all blocks together.
 
     `against` may also stand in `models`: a control of a model against itself, whose interval is the noise floor.
-    `warmup_s` of load precede each arm's window in each block and are not counted.
+    `warmup_s` of load precede each arm's window in each block and are not counted. A model may be a mix of several
+    (`a=0.9,b=0.1`), which is an arm of its own. `trace` holds the times or lengths that level or workload say are a
+    trace's. Lengths that have no bound are cut to the models' context, or to `context_tokens` if that is less.
     """
 
     url: str
@@ -55,6 +65,10 @@ class LoadTestRequest:
     api_key: str | None = None
     timeout_s: float = 120.0
     token_range: tuple[int, int] = (3, 500)
+    trace: TraceSource | None = None
+    context_tokens: int | None = None
+    client_processes: int = 1
+    stop_on: str = ""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -70,10 +84,15 @@ class _Played:
     outcome: Outcome
     served: dict[str, dict[str, Any]]
     snapshots: tuple[str | None, str | None]
+    calibration_s: tuple[float, float] | None
 
 
-def run_load_test(request: LoadTestRequest, progress: Progress = silent) -> RunManifest:
+def run_load_test(
+    request: LoadTestRequest, progress: Progress = silent, calibrate: Callable[[Plan], float] | None = None
+) -> RunManifest:
     """Runs the test and writes `request.out`; a failed gate makes the manifest's `valid` false, not an error.
+
+    `calibrate` measures by how much the client errs under this load (s); it is asked just before and just after.
 
     Raises LoadTestError (unreachable server, unknown model, lengths beyond the model, Locust failing) and ConfigError
     (options out of range, `out` exists, disk full), both before or without writing anything. SIGINT and SIGTERM (as
@@ -81,59 +100,105 @@ def run_load_test(request: LoadTestRequest, progress: Progress = silent) -> RunM
     """
     with terminate_like_interrupt():
         require_free_name(request.out)
-        played = _play(request, make_plan(request), progress)
+        played = _play(request, make_plan(request), progress, calibrate)
         manifest = _manifest(request, played)
         _write(request.out, manifest, played)
     return manifest
 
 
-def _play(request: LoadTestRequest, plan: Plan, progress: Progress) -> _Played:
+def _play(
+    request: LoadTestRequest, plan: Plan, progress: Progress, calibrate: Callable[[Plan], float] | None
+) -> _Played:
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
-    require_models(served, plan.arms, plan.workload.prompt_tokens + plan.workload.output_tokens)
+    context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
+    plan = _fitted(plan, context_tokens)
+    errors_s = [calibrate(plan)] if calibrate else []
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
         records, outcome = play(plan, Path(folder), request.api_key, f"load {plan.level.label}", progress)
         snapshots = (before, endpoint.metrics())
-    return _Played(plan=plan, records=records, outcome=outcome, served=served, snapshots=snapshots)
+    calibration_s = (errors_s[0], calibrate(plan)) if calibrate else None
+    return _Played(
+        plan=plan, records=records, outcome=outcome, served=served, snapshots=snapshots, calibration_s=calibration_s
+    )
 
 
 def make_plan(request: LoadTestRequest) -> Plan:
     """Draws the nonce and checks the numbers. Raises ConfigError naming the first that is out of range."""
     if not request.models or len(set(request.models)) != len(request.models):
         raise ConfigError(f"models must be one or more distinct names, not {', '.join(request.models) or 'none'}.")
-    return Plan.parse(
-        {
-            "url": Endpoint(request.url).url,
-            "arms": request.arms,
-            "level": request.level.model_dump(),
-            "workload": request.workload.model_dump(),
-            "blocks": request.blocks,
-            "window_s": request.duration_s / max(1, request.blocks),
-            "lead_in_s": request.warmup_s,
-            "timeout_s": request.timeout_s,
-            "token_range": request.token_range,
-            "nonce": secrets.randbits(48),
-        },
-        "the load test",
-    )
+    models_of(request.arms)
+    window_s = request.duration_s / max(1, request.blocks)
+    values = {
+        "url": Endpoint(request.url).url,
+        "arms": request.arms,
+        "level": request.level,
+        "workload": request.workload,
+        "blocks": request.blocks,
+        "window_s": window_s,
+        "lead_in_s": request.warmup_s,
+        "timeout_s": request.timeout_s,
+        "token_range": request.token_range,
+        "nonce": secrets.randbits(48),
+        "context_tokens": request.context_tokens,
+        "client_processes": request.client_processes,
+        "stop_on": request.stop_on,
+    }
+    return Plan.parse(values | _from_files(request, request.blocks * (window_s + request.warmup_s)), "the load test")
+
+
+def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
+    """What the plan takes from a trace or a chat file, so that nobody needs the files again."""
+    found: dict[str, Any] = {}
+    if request.trace is not None:
+        times = isinstance(request.level.arrivals, Replay)
+        if not times and not request.workload.uses_trace:
+            raise ConfigError(
+                "The trace has no effect: a load and both lengths are given. Leave --trace or one of them out."
+            )
+        found["trace"] = trace = replayed(request.trace, run_s if times else None)
+        if times:
+            found["level"] = Level(arrivals=Replay(rate_per_s=len(trace.times_s) / run_s))
+    if (chat := request.workload.chat) is not None:
+        path = Path(chat.path)
+        found["conversations"] = read_conversations(path)
+        hashed = chat.model_copy(update={"sha256": sha256_of_file(path)})
+        found["workload"] = request.workload.model_copy(update={"chat": hashed})
+    return found
+
+
+def _longest_tokens(workload: Workload) -> int | None:
+    parts = (longest_tokens(workload.prompt_tokens), longest_tokens(workload.output_tokens))
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _fitted(plan: Plan, served_tokens: int | None) -> Plan:
+    """The plan for models with that context: the shorter one counts if both are told."""
+    told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
+    return plan.model_copy(update={"context_tokens": min(told, default=None)})
 
 
 def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
-    arms, records, windows = played.plan.arms, played.records, played.outcome.windows
+    plan, records, windows = played.plan, played.records, played.outcome.windows
+    arms, models = plan.arms, models_of(plan.arms)
     evidence = Evidence(
         records=records,
         windows=windows,
-        workload=request.workload,
+        workload=plan.workload,
         client_cpu_s=played.outcome.client_cpu_s,
-        counters=counter_increase(*played.snapshots, arms),
+        client_processes=plan.client_processes,
+        counters=counter_increase(*played.snapshots, models),
     )
     return RunManifest(
-        url=played.plan.url,
+        url=plan.url,
         models=request.models,
         against=request.against,
-        level=request.level,
-        workload=request.workload,
+        level=plan.level,
+        workload=plan.workload,
+        trace=plan.trace.source if plan.trace else None,
+        context_tokens=plan.context_tokens,
+        clipped_requests=sum(lengths_of(plan, r.block, r.index).clipped for r in records),
         duration_s=request.duration_s,
         blocks=request.blocks,
         warmup_s=request.warmup_s,
@@ -142,8 +207,9 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         comparisons=() if request.against is None else compare_arms(arms, records, windows),
         windows=windows,
         server_metrics=evidence.counters,
-        client=_client_figures(evidence, played.outcome),
-        served={model: played.served[model] for model in arms},
+        client=_client_figures(evidence, played.outcome) | _calibration_figures(played.calibration_s),
+        mixed=summarise_mixes(arms, records, windows, played.served),
+        served={model: played.served[model] for model in models},
         provenance=collect_provenance(),
     )
 
@@ -153,12 +219,18 @@ def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
     tokens = sum(r.output_tokens or 0 for r in evidence.successes)
     return {
         "cpu_s": outcome.client_cpu_s,
+        "processes": float(evidence.client_processes),
         "served_first": float(outcome.served_first),
         "reads": float(sum(r.reads for r in evidence.successes)),
         "events": float(events),
         "events_per_read": events_per_read(evidence) or 0.0,
         "tokens_per_event": tokens / events if events else 0.0,
     }
+
+
+def _calibration_figures(errors_s: tuple[float, float] | None) -> dict[str, float]:
+    names = ("calibration_before_s", "calibration_after_s")
+    return dict(zip(names, errors_s, strict=True)) if errors_s else {}
 
 
 def _write(out: Path, manifest: RunManifest, played: _Played) -> None:

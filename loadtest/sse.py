@@ -18,6 +18,8 @@ import httptools
 
 Read = tuple[int, bytes]
 
+_CHAT_TEXTS = ("content", "reasoning", "reasoning_content")
+
 
 @dataclass(slots=True)
 class Answer:
@@ -143,7 +145,15 @@ def _count(value: object) -> int | None:
 
 
 def _carries_output(choice: dict[str, Any]) -> bool:
-    """Text, or an empty text that is not an end mark: a token may decode to nothing (half of a character)."""
+    """Text, or an empty text that is not an end mark: a token may decode to nothing (half of a character).
+
+    A chat's text is its delta's `content`, or `reasoning` where the server keeps that apart. The opening delta, which
+    names the role, carries none: counting it would date the first token before there is one.
+    """
+    delta = choice.get("delta")
+    if isinstance(delta, dict):
+        text = next((delta[name] for name in _CHAT_TEXTS if isinstance(delta.get(name), str)), None)
+        return bool(text) or (text is not None and "role" not in delta and not choice.get("finish_reason"))
     return bool(choice.get("text")) or ("text" in choice and not choice.get("finish_reason"))
 
 

@@ -97,8 +97,19 @@ class EngineType(StrEnum):
 
 
 class Arrivals(StrEnum):
+    """How an open loop's requests are spaced; a test compares these with the load tester's."""
+
     constant = "constant"
     poisson = "poisson"
+    gamma = "gamma"
+
+
+class TraceLayout(StrEnum):
+    """The columns that a recorded trace has; a test compares these with the load tester's."""
+
+    azure = "azure"
+    mooncake = "mooncake"
+    generic = "generic"
 
 
 Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet (an empty one is fine).")]

@@ -1,4 +1,4 @@
-"""The `prunebench` command: nine verbs and the demo. Heavy packages are imported inside the verb that needs them."""
+"""The `prunebench` command: the verbs and the demo. Heavy packages are imported inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
+from prunebench import load_options as opt
 from prunebench import watching
-from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, parse_widths
+from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, TraceLayout, parse_widths
 from prunebench.making import compress, recover
 
 app = typer.Typer(
@@ -152,51 +153,79 @@ def key(
 @app.command()
 def loadtest(
     url: Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")],
-    model: Annotated[list[str], typer.Option(help="Model to measure; may be given several times.")],
+    model: opt.Models,
     out: Folder,
     against: Annotated[str | None, typer.Option(help="Reference model: pairs the arms in interleaved blocks.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Closed loop: this many streams kept busy.")] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Open loop: this many requests per second, whatever happens.")
-    ] = None,
-    arrivals: Annotated[Arrivals, typer.Option(help="Arrival process of the open loop.")] = Arrivals.poisson,
-    duration: Annotated[float, typer.Option(help="Measured seconds per model.")] = 60,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Exact prompt length.")] = 128,
-    output_tokens: Annotated[int, typer.Option(min=2, help="Exact output length.")] = 64,
+    concurrency: opt.Concurrency = None,
+    rate: opt.RateOption = None,
+    arrivals: opt.ArrivalsOption = Arrivals.poisson,
+    burstiness: opt.BurstinessOption = None,
+    step: opt.StepOption = None,
+    ramp: opt.RampOption = None,
+    trace: opt.TraceOption = None,
+    trace_format: opt.TraceFormatOption = TraceLayout.azure,
+    trace_span: opt.TraceSpanOption = None,
+    time_scale: opt.TimeScaleOption = None,
+    length_scale: opt.LengthScaleOption = None,
+    context_tokens: opt.ContextOption = None,
+    duration: opt.Duration = None,
+    prompt_tokens: opt.PromptTokens = None,
+    output_tokens: opt.OutputTokens = None,
+    chat: opt.ChatOption = None,
+    prefix_share: opt.PrefixShare = None,
+    prefixes: opt.Prefixes = None,
+    natural_ends: opt.NaturalEnds = False,
     blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
-    seed: Annotated[int, typer.Option(help="Decides arrivals and prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")] = 0,
+    client_processes: opt.ClientProcesses = 1,
+    calibrated: opt.Calibrated = False,
+    stop_on: opt.StopOn = "",
 ) -> None:
     """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
 
     Example: prunebench loadtest --url http://127.0.0.1:8000 --model pruned-30 --against dense --concurrency 8 --out run
     """
-    from artifacts.run import Level, Workload
-    from loadtest.runner import LoadTestRequest, run_load_test
-    from prunebench.console import note, print_result, show_progress
+    from loadtest.runner import LoadTestRequest
+    from prunebench.load_reading import read_level, read_trace_source, read_workload
+    from prunebench.loading import default_duration_s, measure_load
 
-    if (concurrency is None) == (rate is None):
-        raise ConfigError("The load is not defined: give either --concurrency N or --rate R, not both.")
+    load = {"--concurrency": concurrency, "--rate": rate, "--step": step, "--ramp": ramp}
+    extras = {"prefix_share": prefix_share, "prefixes": prefixes, "natural_ends": natural_ends}
+    level = read_level(load, trace, arrivals.value, burstiness)
+    source = read_trace_source(trace, trace_format.value, trace_span, time_scale, length_scale)
     request = LoadTestRequest(
         url=url,
         models=tuple(model),
         against=against,
-        level=Level(concurrency=concurrency, rate_per_s=rate, arrivals=arrivals.value if rate else None),
-        workload=Workload(prompt_tokens=prompt_tokens, output_tokens=output_tokens, seed=seed),
-        duration_s=duration,
+        level=level,
+        workload=read_workload((prompt_tokens, output_tokens), source, chat, seed, extras),
+        duration_s=default_duration_s(level, blocks) if duration is None else duration,
         out=out,
         blocks=blocks,
+        trace=source,
+        context_tokens=context_tokens,
+        client_processes=client_processes,
+        stop_on=stop_on,
     )
-    with show_progress() as progress:
-        run = run_load_test(request, progress)
-    for gate in run.gates:
-        if not gate.passed:
-            note(
-                f"not valid: {gate.name} = {gate.observed} (limit {gate.limit} {gate.unit}). {gate.cause} {gate.remedy}"
-            )
-    shown = run.model_dump(include={"arms", "comparisons"})
-    print_result({"out": str(out), "valid": run.valid, **shown})
-    if not run.valid:
+    if not measure_load(request, calibrated):
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    tokens_per_s: Annotated[float, typer.Option(min=1, help="The load: so many tokens/s, in streams of 100.")] = 5000,
+    client_processes: Annotated[int, typer.Option(min=1, help="As in loadtest.")] = 1,
+) -> None:
+    """Measure the load client itself against a simulated server of known times: what can it do on this machine?
+
+    Example: prunebench calibrate --tokens-per-s 20000
+    """
+    from prunebench.calibration import calibrate as run_calibration
+    from prunebench.console import print_result, show_progress
+
+    with show_progress() as progress:
+        found = run_calibration(tokens_per_s, client_processes, progress)
+    print_result(found.model_dump())
 
 
 @app.command()

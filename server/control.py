@@ -20,14 +20,20 @@ from server.registry import Registry
 from server.variant_control import House, variant_routes
 
 
-def control_plane(registry: Registry, metrics: GatewayMetrics, house: House | None = None) -> FastAPI:
-    """The FastAPI application; errors are OpenAI's error object here too. Without a `house` nobody takes orders."""
+def control_plane(
+    registry: Registry, metrics: GatewayMetrics, house: House | None = None, open_paths: frozenset[str] | None = None
+) -> FastAPI:
+    """The FastAPI application; errors are OpenAI's error object here too. Without a `house` nobody takes orders.
+
+    `open_paths`: what needs no key, where keys are asked for.
+    """
     app = DocumentedApp(
         title="Prunebench",
         version=own_version(),
         description=_description(),
         redoc_url=None,
         example_model=registry.names[0],
+        open_paths=open_paths,
         swagger_ui_oauth2_redirect_url=None,
     )
     began_unix_s = int(time.time())

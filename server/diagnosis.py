@@ -29,14 +29,18 @@ def reason_of(log: str, exit_code: int | None) -> str:
 
 
 def _root_cause(lines: list[str]) -> str | None:
+    """The last error that is none of the pointers; a pointer where nothing is pointed to, as when a core was killed."""
+    pointer = None
     for index in range(len(lines) - 1, -1, -1):
         arguments = _ARGUMENTS.match(lines[index])
         if arguments:
             return arguments[1]
         error = _ERROR.match(lines[index])
-        if error and not any(pointer in lines[index] for pointer in _POINTERS):
+        if error and not any(words in lines[index] for words in _POINTERS):
             return _error_text(error, lines[index + 1 :])
-    return None
+        if error and pointer is None:
+            pointer = _error_text(error, [])
+    return pointer
 
 
 def _error_text(error: re.Match[str], following: list[str]) -> str:

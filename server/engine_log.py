@@ -26,13 +26,17 @@ PIECE_BYTES = 256 << 10
 class RotatingFile:
     """`path`, and before it `path.1`, `path.2`: at most `files` of them with `file_bytes` each.
 
-    A disk that is full, or a folder that is gone, costs what could not be written.
+    A disk that is full, or a folder that is gone, costs what could not be written. `follower` is a descriptor that is
+    made to mean the youngest of the files, because one that is open on an old file keeps it on the disk.
     """
 
-    def __init__(self, path: str, file_bytes: int = FILE_BYTES, files: int = FILES) -> None:
+    def __init__(
+        self, path: str, file_bytes: int = FILE_BYTES, files: int = FILES, follower: int | None = None
+    ) -> None:
         self._path = path
         self._file_bytes = file_bytes
         self._files = files
+        self._follower = follower
         self._descriptor: int | None = None
         self._size_bytes = 0
 
@@ -57,6 +61,8 @@ class RotatingFile:
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._size_bytes = os.fstat(self._descriptor).st_size
+            if self._follower is not None:
+                os.dup2(self._descriptor, self._follower)
         return self._descriptor
 
     def _rotate(self) -> None:

@@ -13,7 +13,7 @@ from artifacts.errors import ServingError
 from server import faults
 from server.asgi import Receive, Scope, Send
 from server.control import control_plane
-from server.doorkeeper import Doorkeeper
+from server.doorkeeper import OPEN_PATHS, Doorkeeper
 from server.forward import Forwarder, observed, send_error, stamped
 from server.keys import Keyring
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
@@ -40,7 +40,7 @@ class Gateway:
         self._door = Doorkeeper(keyring)
         self._metrics = metrics
         self._forward = Forwarder(registry, metrics)
-        self._control = control_plane(registry, metrics, house)
+        self._control = control_plane(registry, metrics, house, None if keyring is None else OPEN_PATHS)
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

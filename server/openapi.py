@@ -62,6 +62,11 @@ _HEADERS: dict[str, tuple[str, str]] = {
     "retry-after": ("seconds", "integer"),
     "allow": ("the method that works", "string"),
 }
+# Either opens; what needs none says so itself.
+_KEYS: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 _SUMMARY = "Forwarded to the variant that `model` names"
 _PARAMETER = {"name": "route", "in": "path", "required": True, "schema": {"type": "string"}}
 
@@ -82,15 +87,21 @@ _EXAMPLES: dict[str, Schema] = {
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI with a schema of everything that the gateway serves; its examples ask for `example_model`."""
+    """FastAPI with a schema of everything that the gateway serves; its examples ask for `example_model`.
 
-    def __init__(self, *, example_model: str, **settings: Any) -> None:
+    `open_paths` need no key where all others do; None: nothing does.
+    """
+
+    def __init__(self, *, example_model: str, open_paths: frozenset[str] | None, **settings: Any) -> None:
         super().__init__(**settings)
         self._example_model = example_model
+        self._open_paths = open_paths
 
     def openapi(self) -> Schema:
         if self.openapi_schema is None:
             self.openapi_schema = with_forwarded_routes(super().openapi(), self._example_model)
+            if self._open_paths is not None:
+                _ask_for_keys(self.openapi_schema, self._open_paths)
         return self.openapi_schema
 
 
@@ -109,6 +120,13 @@ def with_forwarded_routes(schema: Schema, model: str) -> Schema:
         schemas.pop(unused, None)
     schemas["Error"] = _ERROR_SCHEMA
     return schema
+
+
+def _ask_for_keys(schema: Schema, open_paths: frozenset[str]) -> None:
+    schema["components"]["securitySchemes"] = _KEYS
+    schema["security"] = [{name: []} for name in _KEYS]
+    for path in open_paths:
+        schema["paths"][path]["get"]["security"] = []
 
 
 def _tell_refusals(operation: Schema, path: str) -> None:

@@ -6,7 +6,8 @@ terminate, or the engine's first process exits and leaves children behind (vLLM'
 signal on the engine alone would not do: it is not inherited by the processes that the engine starts.
 
 As soon as the engine's first process is gone it says so on its standard output, with the engine's last words; it ends
-later, when the last child is gone and the engine's memory is free. The engine's own output goes to a bounded log.
+later, when the last child is gone and the engine's memory is free. The engine's own output goes to a bounded log,
+and so does whatever goes wrong in here.
 
 Standard library only, because it starts without looking for anything else. Exits with the engine's code, 127 if the
 engine cannot be run at all.
@@ -32,6 +33,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STDIN = 0
 _STDOUT = 1
+_STDERR = 2
 _LAST_WORDS_WITHIN_S = 0.5
 _WRITTEN_WITHIN_S = 2.0
 NOT_RUN = 127
@@ -55,7 +57,7 @@ def main(grace_s: float, log_path: str, command: list[str]) -> int:
         _say(NOT_RUN, str(error).encode())
         return NOT_RUN
     assert engine.stdout is not None
-    log = EngineLog(engine.stdout, RotatingFile(log_path))
+    log = EngineLog(engine.stdout, RotatingFile(log_path, follower=_STDERR))
     _wait(engine.pid, told, grace_s)
     code = _end_group(engine.pid, log)
     log.close(_WRITTEN_WITHIN_S)

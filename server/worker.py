@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 from artifacts.errors import ServingError
 from server.connection import UpstreamLost
@@ -29,8 +30,8 @@ class WorkerProcess:
     async def start(cls, command: EngineCommand, log_path: Path) -> WorkerProcess:
         """Appends the engine's output to `log_path`. Raises ServingError if no process can be made."""
         try:
-            with log_path.open("ab"):
-                process = await _spawn(command, log_path)
+            with log_path.open("ab") as log:
+                process = await _spawn(command, log_path, log)
         except OSError as error:
             raise ServingError(f"No worker can be started ({error}). Free memory, processes or disk space.") from error
         return cls(process)
@@ -65,11 +66,13 @@ class WorkerProcess:
         return reason_of(words.decode("utf-8", "replace"), code)
 
 
-async def _spawn(command: EngineCommand, log_path: Path) -> asyncio.subprocess.Process:
+async def _spawn(command: EngineCommand, log_path: Path, log: IO[bytes]) -> asyncio.subprocess.Process:
+    """What the warden itself complains of is in the log too: it must not keep open what the server writes to."""
     return await asyncio.create_subprocess_exec(
         *under_warden(GRACE_S, log_path, command.argv),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=log,
         env={**os.environ, **command.env},
         start_new_session=True,
     )

@@ -71,6 +71,17 @@ def test_architecture_names_only_files_that_exist() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_fault_on_its_page_is_shown_by_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    tables, _, lists = text.partition("## Which tests show it")
+    faults = re.findall(r"^\| ([A-Z]\d+) \|", tables, re.MULTILINE)
+    shown = re.findall(r"^\* ([^:`]+): ((?:`[^`]+`[,\s]*)+)", lists, re.MULTILINE)
+    assert len(faults) > 25
+    assert set(faults) == {fault for named, _ in shown for fault in re.findall(r"[A-Z]\d+", named)}
+    for file, test in re.findall(r"`([^`]+)::(\w+)`", lists):
+        assert f"def {test}(" in (ROOT / "tests" / "server" / file).read_text(encoding="utf-8"), test
+
+
 def test_methods_page_is_generated_from_the_registries() -> None:
     from compressors.catalogue import page
 

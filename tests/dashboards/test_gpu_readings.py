@@ -15,7 +15,6 @@ from server.gpu_metrics import THROTTLE_REASONS, GpuCollector, installed_nvml
 from server.metrics import GatewayMetrics
 from server.registry import Registry
 
-
 ONE = Fleet(variants=(VariantEntry(name="dense", engine="sim"),))
 
 

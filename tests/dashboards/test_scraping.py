@@ -23,7 +23,7 @@ def test_targets_come_from_the_gateway() -> None:
     gateway, client = told(ASKED)["scrape_configs"]
     assert (gateway["job_name"], client["job_name"]) == (JOB, LOAD_TEST_JOB)
     assert gateway["http_sd_configs"] == [{"url": "http://10.0.0.1:8000/sd", "refresh_interval": "5s"}]
-    assert client["static_configs"] == [{"targets": ["127.0.0.1:9646"]}]
+    assert client["static_configs"] == [{"targets": [f"127.0.0.1:{9646 + number}" for number in range(4)]}]
 
 
 def test_a_guarded_gateway_is_asked_with_a_key_and_the_load_client_never() -> None:
@@ -51,3 +51,9 @@ def test_rules_are_where_prometheus_sees_them() -> None:
 def test_what_is_no_servers_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is not a server's URL"):
         configuration(Scraping(url=url, rules="/r"))
+
+
+@pytest.mark.parametrize("address", ["9646", "host", "host:", "host:x"])
+def test_what_is_no_load_tests_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="is no address of a load test"):
+        configuration(Scraping(url="http://h", rules="/r", load_test=address))

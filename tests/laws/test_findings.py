@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from artifacts.arrivals import Gamma, Replay
 from artifacts.errors import ConfigError
+from artifacts.lengths import TraceTokens, UniformTokens
 from artifacts.run import Estimate, Level, RunManifest, Workload
+from artifacts.traffic import TraceSource
 from laws.findings import Findings, gather_findings, quality_protocol, quality_value
 from laws.report import headline_rows, render, write_report
 from laws.roofline import Hardware
@@ -106,6 +109,16 @@ def test_a_served_manifest_that_is_damaged_is_named(run_folder: Writer) -> None:
         gather_findings([run_folder("c1", changed(run, served=served))], None)
 
 
+def test_lengths_of_unknown_mean_have_no_ceiling_and_those_of_a_law_have_its_means(run_folder: Writer) -> None:
+    law = Workload(prompt_tokens=UniformTokens(low=5, high=15), output_tokens=20)
+    traced = Workload(prompt_tokens=TraceTokens(), output_tokens=20)
+    plain, drawn, unknown = (
+        gather_findings([run_folder(name, changed(closed(), workload=work))], MACHINE).ceilings
+        for name, work in (("p", closed().workload), ("d", law), ("u", traced))
+    )
+    assert (drawn, unknown) == (plain, ())
+
+
 def test_an_arm_that_produced_nothing_has_no_ceiling_row(run_folder: Writer) -> None:
     run = closed()
     dead = run.arms[1].model_copy(update={"measures": {**run.arms[1].measures, "output_tokens_per_s": None}})
@@ -125,6 +138,11 @@ MIXTURES = [
     (lambda run: changed(run, against=None), "another reference"),
     (lambda run: changed(run, workload=Workload(prompt_tokens=11, output_tokens=20)), "longer prompts"),
     (lambda run: changed(run, workload=Workload(prompt_tokens=10, output_tokens=21)), "longer answers"),
+    (
+        lambda run: changed(run, workload=run.workload.model_copy(update={"natural_ends": True})),
+        "answers of any length",
+    ),
+    (lambda run: changed(run, trace=TraceSource(path="t.csv", sha256="ab")), "a trace's work"),
 ]
 
 
@@ -149,6 +167,23 @@ COMMANDS = [
         changed(closed(), workload=Workload(prompt_tokens=7, output_tokens=9, seed=3)),
         "--prompt-tokens 7 --output-tokens 9 --seed 3 --out run",
         "the workload is repeated to the seed",
+    ),
+    (
+        make_run(Level(arrivals=Gamma(rate_per_s=2.5, burstiness=0.5))),
+        "--rate 2.5 --arrivals gamma --burstiness 0.5 --duration",
+        "bursts are repeated with their shape",
+    ),
+    (
+        changed(
+            make_run(Level(arrivals=Replay(rate_per_s=5))),
+            trace=TraceSource(path="t.csv", time_scale=0.5),
+            workload=Workload(prompt_tokens=TraceTokens(), output_tokens=TraceTokens()),
+            context_tokens=512,
+            clipped_requests=3,
+        ),
+        "--trace t.csv --trace-format azure --time-scale 0.5 --length-scale 1 --context-tokens 512 --duration 16 "
+        "--blocks 8 --seed 0 --out run",
+        "a trace is repeated with what was done to it",
     ),
 ]
 

@@ -69,6 +69,8 @@ def make_record() -> Callable[..., RequestRecord]:
             "error": None,
             "prompt_tokens": 16,
             "output_tokens": len(events),
+            "asked_prompt_tokens": 16,
+            "asked_output_tokens": 5,
             "finish_reason": "length",
             "reads": len(events),
             "event_s": events,

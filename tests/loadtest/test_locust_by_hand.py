@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -106,3 +107,50 @@ def eventually(ask: Callable[[], Any], deadline_s: float = 90) -> Any:
 )
 def test_progress_lines(line: str, expected: tuple[float, float] | None) -> None:
     assert parse_progress(line) == expected
+
+
+def test_two_workers_by_hand_merge_rows_that_keep_their_tenths(server: TruthServer, tmp_path: Path) -> None:
+    command = [*LOCUST, "--headless", "-u", "4", "-r", "4", "-t", "4s", "--host", server.url, "--output-tokens", "7"]
+    port = str(free_port())
+    command += [
+        "--processes",
+        "2",
+        "--master-bind-host",
+        "127.0.0.1",
+        "--master-bind-port",
+        port,
+        "--master-port",
+        port,
+    ]
+    subprocess.run([*command, "--csv", str(tmp_path / "of")], env=ENVIRONMENT, check=True, timeout=90)
+    rows = {row["Name"]: row for row in csv.DictReader((tmp_path / "of_stats.csv").read_text().splitlines())}
+    counts = {name: int(row["Request Count"]) for name, row in rows.items()}
+    assert counts["ITL a"] == 6 * counts["TPOT a"]
+    assert counts["E2E a"] == counts["TTFT a"] == counts["TPOT a"] > 20
+    assert float(rows["TPOT a"]["Median Response Time"]) == pytest.approx(1e3 * ITL_S, abs=0.2)
+    assert not float(rows["TPOT a"]["Median Response Time"]).is_integer()
+
+
+STOPS = [
+    ("ttft_p50>1ms", 3, "Stopped by --stop-on ttft_p50>1ms: over the last 5 s it was 2"),
+    ("ttft_p50>900ms", 0, None),
+    ("ttft_p50", 3, "--stop-on 'ttft_p50' is no limit."),
+]
+
+
+@pytest.mark.parametrize(("limit", "code", "said"), STOPS)
+def test_a_broken_limit_ends_the_test_and_says_so(
+    server: TruthServer, tmp_path: Path, limit: str, code: int, said: str | None
+) -> None:
+    command = [*LOCUST, "--headless", "-u", "4", "-r", "4", "-t", "20s" if said else "2s", "--host", server.url]
+    command += ["--output-tokens", "3", "--stop-on", limit, "--stop-on-window", "5", "--only-summary"]
+    command += ["--csv", str(tmp_path / "of"), "--html", str(tmp_path / "of.html")]
+    began_s = time.monotonic()
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert (said or "") in done.stderr
+    assert ("--stop-on" in done.stderr) == (said is not None)
+    assert time.monotonic() - began_s < 25
+    if said is None:
+        assert "TTFT a" in (tmp_path / "of_stats.csv").read_text()
+        assert "TTFT a" in (tmp_path / "of.html").read_text()

@@ -21,7 +21,15 @@ from artifacts.progress import silent
 from artifacts.run import RequestRecord, write_requests
 from loadtest import player
 from loadtest.plan import Outcome, Plan
-from loadtest.protocol import API_KEY_VARIABLE, OUTCOME_NAME, PLAN_NAME, RECORDS_NAME, parse_progress, progress_line
+from loadtest.protocol import (
+    API_KEY_VARIABLE,
+    OUTCOME_NAME,
+    PLAN_NAME,
+    RECORDS_NAME,
+    parse_progress,
+    part_name,
+    progress_line,
+)
 
 Pretend = Callable[[str], None]
 OUTCOME = Outcome(windows=(), client_cpu_s=0.25, served_first=False)
@@ -59,8 +67,8 @@ def play(folder: Path, progress: Any = silent, api_key: str | None = None) -> tu
 
 
 def write_result(folder: Path, records: list[RequestRecord]) -> None:
-    write_requests(folder / RECORDS_NAME, records)
-    OUTCOME.save(folder / OUTCOME_NAME)
+    write_requests(folder / part_name(RECORDS_NAME, 0), records)
+    OUTCOME.save(folder / part_name(OUTCOME_NAME, 0))
 
 
 def is_alive(pid: int) -> bool:
@@ -118,7 +126,7 @@ def test_a_player_without_result_is_quoted(
 
 
 def test_a_result_without_records_is_an_error_of_the_load_test(tmp_path: Path, pretend: Pretend) -> None:
-    OUTCOME.save(tmp_path / OUTCOME_NAME)
+    OUTCOME.save(tmp_path / part_name(OUTCOME_NAME, 0))
     pretend("")
     with pytest.raises(LoadTestError, match="cannot be read"):
         play(tmp_path)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving_process import ROOT, Serving, Start, launcher, simulated
+from serving_process import ENGINE_HEALTH_S, ROOT, Serving, Start, launcher, simulated
 from supervised import World, supervising
 
 DENSE = ROOT / "prunebench" / "demo_model"
@@ -58,6 +58,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory, engine_models: dict[str, P
             "max_model_len": 512,
             "max_num_seqs": 16,
             "kv_cache_bytes": 128 << 20,
+            "timeouts": {"health_s": ENGINE_HEALTH_S},
         }
         yield start(fleet, **settings).until_ready(within_s=400)
 

@@ -22,6 +22,7 @@ from tests.plugin_path import plugin_path
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+ENGINE_HEALTH_S = 10.0
 
 SERVE = """
 import sys
@@ -126,6 +127,18 @@ def resident_bytes(pid: int) -> int:
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def family_of(pid: int) -> list[int]:
+    """The process and all below it, whichever of their threads made them; its first process comes first."""
+    children = [
+        int(child) for page in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(str(page)).split()
+    ]
+    return [pid, *(member for child in children for member in family_of(child))]
+
+
+def is_engine_core(pid: int) -> bool:
+    return "EngineCore" in _read(f"/proc/{pid}/comm") + _read(f"/proc/{pid}/cmdline")
 
 
 def _read(path: str) -> str:

@@ -41,6 +41,15 @@ LOGS = [
         "ValueError: No available memory for the cache blocks. Try increasing it.",
         "lines after the traceback do not matter",
     ),
+    (
+        "(APIServer pid=31902) ERROR 11-22 13:37:18 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: "
+        "EngineCore encountered an issue. See stack trace (above) for the root cause.\n"
+        "(APIServer pid=31902) INFO:     Shutting down\n"
+        " - See https://nanobind.readthedocs.io/en/latest/refleaks.html\n",
+        0,
+        "EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        "a core that was killed has no last words to point to",
+    ),
     ("    main()\nMemoryError\n", 1, "MemoryError", "an error without a message"),
     ("INFO [x.py:1] OSError: x\n", 137, "it was killed (SIGKILL), perhaps for want of memory", "no error line"),
     ("loading\n", 143, "it was terminated (SIGTERM)", "the signal says more than the log"),

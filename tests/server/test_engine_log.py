@@ -50,6 +50,18 @@ def test_files_are_in_order_and_a_new_engine_appends(tmp_path: Path) -> None:
     assert found == [b"a0a0b0b0", b"c0c0a1a1", b"b1b1c1c1"]
 
 
+def test_a_descriptor_that_follows_keeps_no_old_file_on_the_disk(tmp_path: Path) -> None:
+    follower = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    file = RotatingFile(str(tmp_path / "log"), 10, 2, follower)
+    for letter in b"abc":
+        file.write(b"%c" % letter * 8)
+    os.write(follower, b"!")
+    file.close()
+    os.close(follower)
+    assert (tmp_path / "log").read_bytes() == b"cccccccc!"
+    assert (tmp_path / "log.1").read_bytes() == b"bbbbbbbb"
+
+
 def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path) -> None:
     file = RotatingFile(str(tmp_path / "missing" / "log"))
     file.write(b"lost")

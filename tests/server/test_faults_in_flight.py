@@ -11,10 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_process import Serving, Start, eventually, loaded, processes_with, simulated
+from serving_process import Serving, Start, eventually, family_of, loaded, processes_with, simulated
 
 from tests.ports import free_port
 
+CLIENTS = 16
 STREAM = {"prompt": "x", "max_tokens": 2000, "stream": True}
 
 
@@ -117,6 +118,40 @@ def test_requests_in_flight_are_finished_before_the_server_ends(start: Start, nu
     assert processes_with("steady-1") == []
 
 
+def test_whoever_is_answered_under_load_is_answered_whole_before_the_server_ends(start: Start) -> None:
+    """Others find no server, are told that it ends, or lose an idle connection; nobody gets a part of an answer."""
+    serving = start([simulated("loaded-1", "--itl-ms", "5")]).until_ready()
+    body = {"model": "loaded-1", "prompt": "x", "max_tokens": 40, "stream": True}
+    whole, refused = [], []
+
+    def ask_until_refused() -> None:
+        with httpx.Client(timeout=30) as client:
+            while True:
+                try:
+                    answer = client.post(f"{serving.url}/v1/completions", json=body)
+                except (httpx.ConnectError, httpx.ReadError, httpx.WriteError) as error:
+                    return refused.append(type(error).__name__)
+                except httpx.RemoteProtocolError as error:
+                    return refused.append(str(error))
+                if answer.status_code != 200:
+                    return refused.append(answer.json()["error"]["code"])
+                whole.append(answer.content.endswith(b"data: [DONE]\n\n") and answer.content.count(b"data: "))
+
+    callers = [threading.Thread(target=ask_until_refused) for _ in range(CLIENTS)]
+    for caller in callers:
+        caller.start()
+    eventually(lambda: len(whole) > 2 * CLIENTS, 20, "all are busy")
+    begun = len(whole)
+    summary = serving.stop()
+    for caller in callers:
+        caller.join(30)
+    assert set(whole) == {41}
+    assert len(whole) > begun
+    assert "peer closed connection without sending complete message body" not in " ".join(refused)
+    assert summary["variants"]["loaded-1"]["failures"] == refused.count("shutting_down")
+    assert processes_with("loaded-1") == []
+
+
 def test_a_second_signal_does_not_wait(start: Start) -> None:
     serving = start([simulated("endless-1", "--itl-ms", "1000")]).until_ready()
     body = {"model": "endless-1", "prompt": "x", "max_tokens": 1000, "stream": True}
@@ -149,11 +184,35 @@ def test_a_signal_during_the_start_leaves_nothing(start: Start) -> None:
 
 
 def test_a_killed_server_leaves_no_worker_behind(start: Start) -> None:
-    serving = start([simulated("orphan-1"), simulated("orphan-2")]).until_ready()
+    """Its clients lose their connections."""
+    serving = start([simulated("orphan-1", "--itl-ms", "50"), simulated("orphan-2")]).until_ready()
     assert len(serving.workers()) == 2
-    serving.process.kill()
-    serving.process.communicate(timeout=10)
+    body = {"model": "orphan-1", **STREAM}
+    with serving.client.stream("POST", "/v1/completions", json=body) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces)
+        serving.process.kill()
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            list(pieces)
+    serving.process.communicate(timeout=5)
     eventually(lambda: not processes_with("orphan-1") and not processes_with("orphan-2"), 5, "all workers are gone")
+
+
+def test_no_process_of_the_servers_holds_what_the_server_writes_to(start: Start) -> None:
+    """A killed server's output ends with it, even if an engine is deaf; what goes wrong in a warden is in the log."""
+    serving = start([simulated("deaf-1")]).until_ready()
+    written_to = {Path(f"/proc/{serving.process.pid}/fd/{number}").readlink() for number in (1, 2)}
+    below = family_of(serving.process.pid)[1:]
+    assert len(below) == 2
+    for pid in below:
+        assert not written_to & {path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()}
+    warden, engine = below
+    assert Path(f"/proc/{warden}/fd/2").readlink() == serving.log_dir / "deaf-1.log"
+    os.kill(engine, signal.SIGSTOP)
+    serving.process.kill()
+    serving.process.communicate(timeout=5)
+    os.kill(engine, signal.SIGKILL)
+    eventually(lambda: not processes_with("deaf-1"), 5, "the warden is gone too")
 
 
 def test_worker_logs_are_kept_in_the_state_folder(start: Start) -> None:

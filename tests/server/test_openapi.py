@@ -15,6 +15,7 @@ from test_control_plane import FLEET, ask, registry_in
 from artifacts.fleet import Fleet
 from server import faults
 from server.control import control_plane
+from server.doorkeeper import OPEN_PATHS
 from server.gateway import is_forwarded
 from server.metrics import FORWARDED_ROUTES, GatewayMetrics
 from server.openapi import REFUSALS
@@ -97,6 +98,19 @@ def test_nothing_of_the_frameworks_own_errors_is_left(schema: dict[str, Any]) ->
     assert not {name for name in schema["components"]["schemas"] if "Validation" in name}
     responses = [op["responses"] for item in schema["paths"].values() for op in item.values() if "responses" in op]
     assert not [found for found in responses if "422" in found]
+
+
+def test_keys_are_asked_for_only_where_the_door_asks() -> None:
+    registry = Registry(Fleet.parse(FLEET, "the test's fleet"), "/run")
+    schema = control_plane(registry, GatewayMetrics(registry), open_paths=OPEN_PATHS).openapi()
+    either = [{"bearer": []}, {"x-api-key": []}]
+    for path, item in schema["paths"].items():
+        for name, operation in item.items():
+            if name != "parameters":
+                needed = operation.get("security", schema["security"])
+                assert needed == ([] if path in {"/health", "/ready"} else either), path
+    assert set(schema["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    assert "security" not in app().openapi()
 
 
 def test_the_schema_is_made_once() -> None:
