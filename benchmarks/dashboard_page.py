@@ -65,8 +65,9 @@ def _agreement(raw: dict[str, Any]) -> str:
     rows = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
     for one in raw["agreement"]:
         low, high = (f"{bound * 1e3:g}" for bound in one["bucket_s"])
-        cells = (one["measure"], one["variant"], one["requests"], f"{one['raw_p99_s'] * 1e3:.2f}")
-        cells = (*cells, f"{one['histogram_p99_s'] * 1e3:.2f}", f"{low}-{high}", "yes" if one["agrees"] else "**no**")
+        p99_ms = (f"{one[name] * 1e3:.2f}" for name in ("raw_p99_s", "histogram_p99_s"))
+        verdict = "yes" if one["agrees"] else "**no**"
+        cells = (one["measure"], one["variant"], one["requests"], *p99_ms, f"{low}-{high}", verdict)
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     said = (
         "The raw p99 is the load client's, over all requests of the load test without a fault; the histogram's is the "

@@ -19,7 +19,7 @@ _KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 @contextmanager
 def shown(plan: Plan, number: int = 0) -> Iterator[ClientPage]:
-    """The page of the run's process `number`, served that many ports above the address in the environment, if it is set.
+    """The page of the run's process `number`, served that many ports above the environment's address, if it is set.
 
     Raises ConfigError if that is none, or taken.
     """
