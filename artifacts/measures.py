@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from artifacts.run import RequestRecord
+from artifacts.run import RequestRecord, Suppressed
 
 Better = Literal["lower", "higher"]
 
@@ -50,7 +50,7 @@ def e2e_s(record: RequestRecord) -> Sequence[float]:
     return () if record.last_s is None else (record.last_s - record.scheduled_s,)
 
 
-_QUANTITIES: tuple[tuple[str, str, Callable[[RequestRecord], Sequence[float]]], ...] = (
+QUANTITIES: tuple[tuple[str, str, Callable[[RequestRecord], Sequence[float]]], ...] = (
     ("ttft", "time to first token: first output event minus the scheduled send time", ttft_s),
     ("tpot", "time per output token after the first: (last - first event) / (output tokens - 1)", tpot_s),
     ("itl", "inter-token latency: gap between consecutive output events, pooled", inter_token_latencies_s),
@@ -59,7 +59,7 @@ _QUANTITIES: tuple[tuple[str, str, Callable[[RequestRecord], Sequence[float]]], 
 
 PERCENTILE_MEASURES: dict[str, Measure] = {
     f"{name}_p{p}_s": Measure(f"{name}_p{p}_s", "s", "lower", f"p{p} of {text}", function, p)
-    for name, text, function in _QUANTITIES
+    for name, text, function in QUANTITIES
     for p in CERTIFYING_SAMPLES
 }
 
@@ -93,6 +93,18 @@ def summarise(records: Sequence[RequestRecord], windows: Sequence[tuple[float, f
     for name, measure in PERCENTILE_MEASURES.items():
         summary[name] = percentile([v for r in counted for v in measure.per_request(r)], measure.percentile)
     return summary | totals_in_windows(records, windows)
+
+
+def suppressed_percentiles(records: Sequence[RequestRecord]) -> tuple[Suppressed, ...]:
+    """Which of PERCENTILE_MEASURES `summarise` leaves out for want of values, and by how many."""
+    counted = [r for r in records if r.ok and not r.warmup]
+    samples = {name: sum(len(of(r)) for r in counted) for name, _, of in QUANTITIES}
+    return tuple(
+        Suppressed(measure=f"{name}_p{p}_s", samples=count, needed=needed)
+        for name, count in samples.items()
+        for p, needed in CERTIFYING_SAMPLES.items()
+        if count < needed
+    )
 
 
 def tokens_between(record: RequestRecord, start_s: float, end_s: float) -> float:

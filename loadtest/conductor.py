@@ -15,6 +15,7 @@ import gevent
 from artifacts.priority import served_first
 from artifacts.run import RequestRecord, Window
 from loadtest.exchange import Exchange, Place, record_of
+from loadtest.loop_lag import LagSampler
 from loadtest.plan import Outcome, Plan, Segment
 from loadtest.schedule import PlannedRequest, planned_request, start_times_s
 from loadtest.share import Share
@@ -53,6 +54,7 @@ class Conductor:
         self._records: list[RequestRecord] = []
         self._windows: list[Window] = []
         self._likely_requests = 4 * (plan.level.concurrency or 0)
+        self._lag = LagSampler()
         self._zero_ns = 0
 
     def play(self) -> tuple[list[RequestRecord], Outcome]:
@@ -71,7 +73,13 @@ class Conductor:
             first = first and stage.served_first
             self._reduce(stage)
         self._tell(self._plan.planned_s, self._plan.planned_s)
-        return self._records, Outcome(windows=tuple(self._windows), client_cpu_s=cpu_s, served_first=first)
+        outcome = Outcome(
+            windows=tuple(self._windows),
+            client_cpu_s=cpu_s,
+            served_first=first,
+            loop_lags_s=tuple(self._lag.lags_s),
+        )
+        return self._records, outcome
 
     def _prepare(self, segment: Segment, number: int) -> _Stage:
         times_s = () if self._plan.level.loop == "closed" else start_times_s(self._plan, segment)
@@ -85,11 +93,12 @@ class Conductor:
 
     def _perform(self, stage: _Stage) -> None:
         meter = gevent.spawn(self._meter, stage)
+        watcher = gevent.spawn(self._lag.watch, *stage.window_ns)
         if self._plan.level.concurrency is not None:
             streams = [gevent.spawn(self._stream, stage) for _ in self._share.indices(self._plan.level.concurrency)]
         else:
             streams = self._dispatch(stage)
-        gevent.joinall([meter, *streams], raise_error=True)
+        gevent.joinall([meter, watcher, *streams], raise_error=True)
 
     def _stream(self, stage: _Stage) -> None:
         """One of the closed loop's streams: the next request starts when the last has ended."""

@@ -12,17 +12,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifacts.measures import CERTIFYING_SAMPLES, ttft_s
-from artifacts.run import Gate, RequestRecord, Window, Workload
+from artifacts.measures import CERTIFYING_SAMPLES, inter_token_latencies_s, ttft_s
+from artifacts.run import Gate, Level, RequestRecord, Window, Workload
 from loadtest.counters import PREEMPTIONS, PREFIX_HITS, PREFIX_QUERIES
+from loadtest.stationarity import littles_law, mean_residual, steadiness
 
 LATENESS_FLOOR_S = 0.010
 LATENESS_SHARE = 0.1
+DRIFT_LIMIT = 0.1
+LITTLE_LIMIT = 0.05
+CALIBRATION_FLOOR_S = 0.0002
+CALIBRATION_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that the gates look at. `counters` is per model, empty where the server keeps none."""
+    """All that the gates look at. `counters` is per model, empty where the server keeps none.
+
+    `calibration_s` is the client's error of the median inter-token latency against a server of known times, before and
+    after the run; None where it was not calibrated.
+    """
 
     records: Sequence[RequestRecord]
     windows: Sequence[Window]
@@ -30,6 +39,9 @@ class Evidence:
     client_cpu_s: float
     counters: dict[str, dict[str, float]]
     client_processes: int = 1
+    level: Level | None = None
+    loop_lags_s: Sequence[float] = ()
+    calibration_s: tuple[float, float] | None = None
 
     @property
     def counted(self) -> list[RequestRecord]:
@@ -151,6 +163,53 @@ def fewest_requests_per_block(evidence: Evidence) -> float:
     return min((counts[(w.arm, w.block)] for w in evidence.windows), default=0)
 
 
+def loop_lag_p99_s(evidence: Evidence) -> float | None:
+    return float(np.percentile(evidence.loop_lags_s, 99)) if len(evidence.loop_lags_s) else None
+
+
+def calibration_error_s(evidence: Evidence) -> float | None:
+    """The larger of the two."""
+    return None if evidence.calibration_s is None else max(abs(error_s) for error_s in evidence.calibration_s)
+
+
+def calibration_limit_s(evidence: Evidence) -> float:
+    """A hundredth of the median inter-token latency, but never less than 0.2 ms."""
+    gaps = [v for r in evidence.successes for v in inter_token_latencies_s(r)]
+    return max(CALIBRATION_FLOOR_S, CALIBRATION_SHARE * float(np.median(gaps))) if gaps else CALIBRATION_FLOOR_S
+
+
+def window_drift(evidence: Evidence) -> float | None:
+    """The worst arm's and signal's sure drift. In a closed loop only TTFT can drift: what is in flight is given.
+
+    None for a load that is itself meant to change.
+    """
+    if evidence.level is not None and not evidence.level.stationary:
+        return None
+    open_loop = evidence.level is not None and evidence.level.loop == "open"
+    seen = steadiness(evidence.records, evidence.windows)
+    return max((s.sure for s in seen if open_loop or s.signal == "ttft"), default=None)
+
+
+def littles_residual(evidence: Evidence) -> float | None:
+    """The worst arm's. The law is one of steady flows: of a window that drifts it says nothing that is new."""
+    if (window_drift(evidence) or 0.0) > DRIFT_LIMIT:
+        return None
+    balances = littles_law(evidence.records, evidence.windows)
+    arms = {b.arm for b in balances if b.in_flight > 0}
+    return max((mean_residual([b for b in balances if b.arm == arm]) for arm in arms), default=None)
+
+
+def littles_limit(evidence: Evidence) -> float:
+    """5 %, but where requests are long against the window their share of it: so much may cross one edge by chance."""
+    lengths = {(w.arm, w.block): w.end_s - w.start_s for w in evidence.windows}
+    shares = [
+        b.sojourn_s / lengths[(b.arm, b.block)]
+        for b in littles_law(evidence.records, evidence.windows)
+        if lengths[(b.arm, b.block)] > 0
+    ]
+    return max([LITTLE_LIMIT, *shares])
+
+
 def _worst_arm(
     records: Sequence[RequestRecord], observe: Callable[[Sequence[RequestRecord]], float | None]
 ) -> float | None:
@@ -169,6 +228,22 @@ _CHECKS: tuple[_Check, ...] = (
         observe=send_lateness_p99_s,
         limit=lateness_limit_s,
         cause="The load client could not send on time, so latencies hold its own delay.",
+        remedy="Lower the load, or give the client a core of its own.",
+    ),
+    _Check(
+        name="event-loop lag p99",
+        unit="s",
+        observe=loop_lag_p99_s,
+        limit=lambda _: LATENESS_FLOOR_S,
+        cause="Whatever waited in the load client was woken late, so every time it took is late as well.",
+        remedy="Give the client a core of its own, or allow it the real-time class (CAP_SYS_NICE).",
+    ),
+    _Check(
+        name="client calibration",
+        unit="s",
+        observe=calibration_error_s,
+        limit=calibration_limit_s,
+        cause="Against a server of known times the load client measured others, just before or after this run.",
         remedy="Lower the load, or give the client a core of its own.",
     ),
     _Check(
@@ -218,6 +293,22 @@ _CHECKS: tuple[_Check, ...] = (
         limit=lambda _: 0.0,
         cause="The KV cache was too small for this concurrency and work was thrown away and redone.",
         remedy="Lower the concurrency or give the engine more KV cache.",
+    ),
+    _Check(
+        name="window drift",
+        unit="log ratio",
+        observe=window_drift,
+        limit=lambda _: DRIFT_LIMIT,
+        cause="The halves of the windows differ: the load was still warming up, or its queue kept growing.",
+        remedy="Lower the rate if latency rises; lengthen the warm-up if it falls (`steadiness` says by how much).",
+    ),
+    _Check(
+        name="Little's law",
+        unit="ratio",
+        observe=littles_residual,
+        limit=littles_limit,
+        cause="Requests in flight differ from arrivals times their duration: work crossed the windows' edges one way.",
+        remedy="Lengthen the windows and the warm-up, and look whether records are missing.",
     ),
     _Check(
         name="requests per arm",

@@ -12,6 +12,7 @@ import numpy as np
 
 from artifacts.arrivals import Replay
 from artifacts.lengths import Length, LogNormalTokens, NormalTokens, TraceTokens, UniformTokens
+from artifacts.traffic import Workload
 from loadtest.draws import Purpose, generator
 from loadtest.plan import Plan
 
@@ -78,3 +79,9 @@ def _drawn(law: UniformTokens | LogNormalTokens | NormalTokens, random: np.rando
         return max(1, round(law.median * float(np.exp(law.sigma * random.standard_normal()))))
     tokens = max(law.low, round(law.mean + law.std * float(random.standard_normal())))
     return tokens if law.high is None else min(tokens, law.high)
+
+
+def longest_request_tokens(workload: Workload) -> int | None:
+    """The most that a prompt and its output can be together; None where that has no bound."""
+    parts = (longest_tokens(workload.prompt_tokens), longest_tokens(workload.output_tokens))
+    return None if None in parts else sum(part for part in parts if part is not None)

@@ -20,6 +20,7 @@ from artifacts.provenance import collect_provenance
 from artifacts.run import (
     REQUESTS_NAME,
     RUN_NAME,
+    Design,
     Level,
     RequestRecord,
     RunManifest,
@@ -30,14 +31,15 @@ from artifacts.traffic import TraceSource
 from loadtest.conversations import read_conversations
 from loadtest.counters import counter_increase
 from loadtest.endpoint import Endpoint, require_models
-from loadtest.gates import Evidence, events_per_read, judge
-from loadtest.lengths import lengths_of, longest_tokens
+from loadtest.gates import Evidence, events_per_read, judge, loop_lag_p99_s
+from loadtest.lengths import lengths_of, longest_request_tokens
 from loadtest.mix import models_of
 from loadtest.mixed import summarise_mixes
 from loadtest.plan import Outcome, Plan
 from loadtest.player import play, terminate_like_interrupt
 from loadtest.protocol import PLAN_NAME
 from loadtest.replay import replayed
+from loadtest.stationarity import littles_law, steadiness
 from loadtest.summary import compare_arms, summarise_arms
 
 METRICS_NAMES = ("metrics_before.txt", "metrics_after.txt")
@@ -48,6 +50,7 @@ class LoadTestRequest:
     """What to measure. `duration_s` is the measured time of each arm, all blocks together.
 
     `against` may also stand in `models`: a control of a model against itself, whose interval is the noise floor.
+    `design` is kept with the result: what the run was expected to be able to show.
     `warmup_s` of load precede each arm's window in each block and are not counted. A model may be a mix of several
     (`a=0.9,b=0.1`), which is an arm of its own. `trace` holds the times or lengths that level or workload say are a
     trace's. Lengths that have no bound are cut to the models' context, or to `context_tokens` if that is less.
@@ -69,6 +72,7 @@ class LoadTestRequest:
     context_tokens: int | None = None
     client_processes: int = 1
     stop_on: str = ""
+    design: Design | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -111,7 +115,7 @@ def _play(
 ) -> _Played:
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
-    context_tokens = require_models(served, models_of(plan.arms), _longest_tokens(plan.workload))
+    context_tokens = require_models(served, models_of(plan.arms), longest_request_tokens(plan.workload))
     plan = _fitted(plan, context_tokens)
     errors_s = [calibrate(plan)] if calibrate else []
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
@@ -168,11 +172,6 @@ def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
     return found
 
 
-def _longest_tokens(workload: Workload) -> int | None:
-    parts = (longest_tokens(workload.prompt_tokens), longest_tokens(workload.output_tokens))
-    return None if None in parts else sum(part for part in parts if part is not None)
-
-
 def _fitted(plan: Plan, served_tokens: int | None) -> Plan:
     """The plan for models with that context: the shorter one counts if both are told."""
     told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
@@ -189,6 +188,9 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         client_cpu_s=played.outcome.client_cpu_s,
         client_processes=plan.client_processes,
         counters=counter_increase(*played.snapshots, models),
+        level=plan.level,
+        loop_lags_s=played.outcome.loop_lags_s,
+        calibration_s=played.calibration_s,
     )
     return RunManifest(
         url=plan.url,
@@ -206,6 +208,9 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         arms=summarise_arms(arms, records, windows, played.served),
         comparisons=() if request.against is None else compare_arms(arms, records, windows),
         windows=windows,
+        design=request.design,
+        steadiness=steadiness(records, windows),
+        littles_law=littles_law(records, windows),
         server_metrics=evidence.counters,
         client=_client_figures(evidence, played.outcome) | _calibration_figures(played.calibration_s),
         mixed=summarise_mixes(arms, records, windows, played.served),
@@ -221,6 +226,7 @@ def _client_figures(evidence: Evidence, outcome: Outcome) -> dict[str, float]:
         "cpu_s": outcome.client_cpu_s,
         "processes": float(evidence.client_processes),
         "served_first": float(outcome.served_first),
+        "loop_lag_p99_s": loop_lag_p99_s(evidence) or 0.0,
         "reads": float(sum(r.reads for r in evidence.successes)),
         "events": float(events),
         "events_per_read": events_per_read(evidence) or 0.0,

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from artifacts.measures import summarise
+from artifacts.measures import summarise, suppressed_percentiles
 from artifacts.run import ArmSummary, Comparison, RequestRecord, Window
-from loadtest.pairing import block_speeds, compare
+from loadtest.pairing import block_speeds, compare, suppressed_tails
 
 
 def summarise_arms(
@@ -45,19 +45,29 @@ def _summarise_arm(
         failures_by_kind=dict(sorted(kinds.items())),
         output_tokens=sum(r.output_tokens or 0 for r in counted if r.ok),
         measures=summarise(records, spans),
+        suppressed=suppressed_percentiles(records),
     )
 
 
 def compare_arms(
     arms: tuple[str, ...], records: Sequence[RequestRecord], windows: Sequence[Window]
 ) -> tuple[Comparison, ...]:
-    """Every other arm against the first."""
-    per_arm = [
+    """Every other arm against the first. A percentile is left out where a block of either does not certify it."""
+    blocks = [
         [
-            block_speeds([r for r in records if (r.arm, r.block) == (w.arm, w.block)], w)
+            ([r for r in records if (r.arm, r.block) == (w.arm, w.block)], w)
             for w in sorted(windows, key=lambda w: w.block)
             if w.arm == arm
         ]
         for arm in range(len(arms))
     ]
-    return tuple(compare((arms[arm], arms[0]), per_arm[arm], per_arm[0]) for arm in range(1, len(arms)))
+    speeds = [[block_speeds(mine, window) for mine, window in of_arm] for of_arm in blocks]
+    return tuple(
+        compare(
+            (arms[arm], arms[0]),
+            speeds[arm],
+            speeds[0],
+            suppressed_tails([mine for mine, _ in (*blocks[arm], *blocks[0])]),
+        )
+        for arm in range(1, len(arms))
+    )

@@ -5,6 +5,7 @@ The lists stand here so that `--help` needs nobody's package; tests compare them
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -179,6 +180,20 @@ def parse_widths(option: str, text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text!r} is not a list of whole numbers, as in 256,512.") from error
+
+
+def parse_share(option: str, text: str | None) -> float | None:
+    """'5%' or '0.05' → 0.05. Raises ConfigError for anything that is no share above 0."""
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{option} {text!r} is not a share above 0, as in 5% or 0.05.")
+    return value
 
 
 def parse_step(text: str) -> dict[str, Any]:

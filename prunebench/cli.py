@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench import load_options as opt
 from prunebench import watching
-from prunebench.choices import Arrivals, EngineType, Folder, KeyRole, TraceLayout, parse_widths
+from prunebench.choices import EngineType, KeyRole, parse_widths
+from prunebench.comparing import compare
+from prunebench.load_verbs import calibrate, loadtest
 from prunebench.making import compress, recover
 
 app = typer.Typer(
@@ -22,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(compress)
-app.command()(recover)
+for _verb in (compress, recover, loadtest, calibrate, compare):
+    app.command()(_verb)
 app.add_typer(watching.app)
 
 
@@ -148,84 +149,6 @@ def key(
 
     made = add_key(file, name, role.value, requests_per_minute, burst)
     print_result({"name": name, "role": role.value, "file": str(file), "key": made})
-
-
-@app.command()
-def loadtest(
-    url: Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")],
-    model: opt.Models,
-    out: Folder,
-    against: Annotated[str | None, typer.Option(help="Reference model: pairs the arms in interleaved blocks.")] = None,
-    concurrency: opt.Concurrency = None,
-    rate: opt.RateOption = None,
-    arrivals: opt.ArrivalsOption = Arrivals.poisson,
-    burstiness: opt.BurstinessOption = None,
-    step: opt.StepOption = None,
-    ramp: opt.RampOption = None,
-    trace: opt.TraceOption = None,
-    trace_format: opt.TraceFormatOption = TraceLayout.azure,
-    trace_span: opt.TraceSpanOption = None,
-    time_scale: opt.TimeScaleOption = None,
-    length_scale: opt.LengthScaleOption = None,
-    context_tokens: opt.ContextOption = None,
-    duration: opt.Duration = None,
-    prompt_tokens: opt.PromptTokens = None,
-    output_tokens: opt.OutputTokens = None,
-    chat: opt.ChatOption = None,
-    prefix_share: opt.PrefixShare = None,
-    prefixes: opt.Prefixes = None,
-    natural_ends: opt.NaturalEnds = False,
-    blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")] = 0,
-    client_processes: opt.ClientProcesses = 1,
-    calibrated: opt.Calibrated = False,
-    stop_on: opt.StopOn = "",
-) -> None:
-    """Measure throughput, TTFT, TPOT, inter-token and end-to-end latency; fail when the run is not valid.
-
-    Example: prunebench loadtest --url http://127.0.0.1:8000 --model pruned-30 --against dense --concurrency 8 --out run
-    """
-    from loadtest.runner import LoadTestRequest
-    from prunebench.load_reading import read_level, read_trace_source, read_workload
-    from prunebench.loading import default_duration_s, measure_load
-
-    load = {"--concurrency": concurrency, "--rate": rate, "--step": step, "--ramp": ramp}
-    extras = {"prefix_share": prefix_share, "prefixes": prefixes, "natural_ends": natural_ends}
-    level = read_level(load, trace, arrivals.value, burstiness)
-    source = read_trace_source(trace, trace_format.value, trace_span, time_scale, length_scale)
-    request = LoadTestRequest(
-        url=url,
-        models=tuple(model),
-        against=against,
-        level=level,
-        workload=read_workload((prompt_tokens, output_tokens), source, chat, seed, extras),
-        duration_s=default_duration_s(level, blocks) if duration is None else duration,
-        out=out,
-        blocks=blocks,
-        trace=source,
-        context_tokens=context_tokens,
-        client_processes=client_processes,
-        stop_on=stop_on,
-    )
-    if not measure_load(request, calibrated):
-        raise typer.Exit(1)
-
-
-@app.command()
-def calibrate(
-    tokens_per_s: Annotated[float, typer.Option(min=1, help="The load: so many tokens/s, in streams of 100.")] = 5000,
-    client_processes: Annotated[int, typer.Option(min=1, help="As in loadtest.")] = 1,
-) -> None:
-    """Measure the load client itself against a simulated server of known times: what can it do on this machine?
-
-    Example: prunebench calibrate --tokens-per-s 20000
-    """
-    from prunebench.calibration import calibrate as run_calibration
-    from prunebench.console import print_result, show_progress
-
-    with show_progress() as progress:
-        found = run_calibration(tokens_per_s, client_processes, progress)
-    print_result(found.model_dump())
 
 
 @app.command()

@@ -17,13 +17,14 @@ from artifacts.errors import ConfigError, PrunebenchError
 from artifacts.files import sha256_of_file, sha256_of_folder, write_text_atomically
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.progress import Progress
-from artifacts.run import Level, RunManifest, load_run
+from artifacts.run import Level
 from artifacts.variant import VariantManifest, load_variant, record_quality, verify_checksums
 from compressors.pipeline import compress
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.request import CompressionRequest
 from laws.hardware import measure_cpu
 from laws.report import write_report
+from loadtest.levels import level_folder, measured_already
 from loadtest.runner import LoadTestRequest, run_load_test
 from modeling.python_corpus import Split, load_corpus
 from prunebench import demo_plan as plan
@@ -169,18 +170,8 @@ def _load_test(out: Path, url: str, level: Level) -> LoadTestRequest:
 
 
 def _has_valid_run(out: Path, level: Level, manifests: list[VariantManifest]) -> bool:
-    try:
-        run = load_run(_run_folder(out, level))
-    except PrunebenchError:
-        return False
-    asked = (run.level, run.workload, run.duration_s, run.blocks, run.warmup_s)
-    wanted = (level, plan.WORKLOAD, plan.MEASURED_S, plan.BLOCKS, plan.LEAD_IN_S)
-    return run.valid and asked == wanted and _served_same(run, manifests)
-
-
-def _served_same(run: RunManifest, manifests: list[VariantManifest]) -> bool:
-    measured = {arm.model: arm.fingerprint for arm in run.arms}
-    return measured == {manifest.name: manifest.fingerprint for manifest in manifests}
+    fingerprints = {manifest.name: manifest.fingerprint for manifest in manifests}
+    return measured_already(_load_test(out, "http://127.0.0.1", level), fingerprints) is not None
 
 
 def _measured_names() -> tuple[str, ...]:
@@ -188,7 +179,7 @@ def _measured_names() -> tuple[str, ...]:
 
 
 def _run_folder(out: Path, level: Level) -> Path:
-    return out / "runs" / level.label.replace(" ", "-")
+    return out / "runs" / level_folder(level)
 
 
 def _discard(folder: Path) -> None:

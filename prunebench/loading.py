@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from artifacts.arrivals import Steps
 from artifacts.run import Level, RunManifest
+from loadtest.design import describe
 from loadtest.plan import Plan
 from loadtest.runner import LoadTestRequest, run_load_test
 from prunebench.calibration import calibrate_for
+from prunebench.comparing import explain
 from prunebench.console import note, print_result, show_progress
 
 _DEFAULT_DURATION_S = 60.0
@@ -18,7 +20,9 @@ def default_duration_s(level: Level, blocks: int) -> float:
 
 
 def measure_load(request: LoadTestRequest, calibrated: bool = False) -> bool:
-    """Prints the result; False if the run is not valid. With `calibrated` the client is measured before and after."""
+    """Says what can be shown, runs, prints; False if the run is not valid. `calibrated`: before and after it."""
+    if request.design:
+        note(describe(request.design))
     with show_progress() as progress:
         run = run_load_test(request, progress, calibration_error_s if calibrated else None)
     for remark in remarks(run):
@@ -35,11 +39,7 @@ def calibration_error_s(plan: Plan) -> float:
 
 def remarks(run: RunManifest) -> list[str]:
     """What a reader of the numbers must know: failed gates, cut lengths, answers of different length."""
-    said = [
-        f"not valid: {gate.name} = {gate.observed} (limit {gate.limit} {gate.unit}). {gate.cause} {gate.remedy}"
-        for gate in run.gates
-        if not gate.passed
-    ]
+    said = [f"not valid: {explain(gate)}" for gate in run.gates if not gate.passed]
     if run.clipped_requests:
         said.append(
             f"{run.clipped_requests} requests were longer than a context of {run.context_tokens} tokens and were cut. "

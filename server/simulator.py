@@ -4,8 +4,9 @@ Token k of a request leaves `ttft + k x gap` after its last byte arrived, on an 
 add up. Stands in for vLLM in tests and calibrates load clients. One protocol class on uvloop, no framework.
 
 `python -m server.simulator (--uds SOCK | --port N) --served-model-name NAME [--ttft-ms X] [--itl-ms X]
-[--fail-after-tokens N] [--log-mib N]`; the last two are faults: exit with status 1 after N tokens in all, write so
-much to the log as fast as it is taken.
+[--jitter X] [--fail-after-tokens N] [--log-mib N]`. With jitter each request's gaps are stretched by a factor of its
+own, whose logarithm has the standard deviation X. The last two are faults: exit with status 1 after N tokens in all,
+write so much to the log as fast as it is taken.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import socket
 import sys
 import threading
@@ -38,6 +40,7 @@ class Simulation:
     ttft_s: float
     itl_s: float
     fail_after_tokens: int | None = None
+    jitter: float = 0.0
     tokens: int = 0
     prompt_tokens: int = 0
     finished: int = 0
@@ -79,6 +82,7 @@ class SimulatorProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._url = b""
         self._body: list[bytes] = []
+        self._stretch = 1.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -132,6 +136,7 @@ class SimulatorProtocol(asyncio.Protocol):
 
     def _begin(self, completion: Completion) -> None:
         began_s = self._loop.time()
+        self._stretch = random.lognormvariate(0.0, self._simulation.jitter)
         self._simulation.running += 1
         self._simulation.prompt_tokens += completion.prompt_tokens
         if completion.stream:
@@ -139,7 +144,7 @@ class SimulatorProtocol(asyncio.Protocol):
         self._schedule(completion, 0, began_s)
 
     def _schedule(self, completion: Completion, index: int, began_s: float) -> None:
-        due_s = began_s + self._simulation.ttft_s + index * self._simulation.itl_s
+        due_s = began_s + self._simulation.ttft_s + index * self._simulation.itl_s * self._stretch
         self._timer = self._loop.call_at(due_s, self._emit, completion, index, began_s)
 
     def _emit(self, completion: Completion, index: int, began_s: float) -> None:
@@ -214,11 +219,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--ttft-ms", type=float, default=1.0)
     parser.add_argument("--itl-ms", type=float, default=1.0)
+    parser.add_argument("--jitter", type=float, default=0.0)
     parser.add_argument("--fail-after-tokens", type=int)
     parser.add_argument("--log-mib", type=int, default=0)
     asked = parser.parse_args(arguments)
     threading.Thread(target=flood_log, args=(asked.log_mib,), daemon=True).start()
-    simulation = Simulation(asked.served_model_name, asked.ttft_ms / 1e3, asked.itl_ms / 1e3, asked.fail_after_tokens)
+    simulation = Simulation(
+        asked.served_model_name, asked.ttft_ms / 1e3, asked.itl_ms / 1e3, asked.fail_after_tokens, asked.jitter
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(simulate(simulation, asked.uds, asked.port))
 

@@ -16,6 +16,7 @@ from artifacts.measures import (
     inter_token_latencies_s,
     percentile,
     summarise,
+    suppressed_percentiles,
     tpot_s,
     ttft_s,
 )
@@ -110,3 +111,13 @@ def test_folder_without_a_run(tmp_path: Path) -> None:
 )
 def test_levels_name_themselves(level: Level, loop: str, label: str) -> None:
     assert (level.loop, level.label) == (loop, label)
+
+
+def test_what_is_suppressed_is_named_with_what_it_lacks() -> None:
+    """Two answers of five tokens: 2 values of TTFT, 8 gaps."""
+    records = [GOOD, replace(GOOD, index=1)]
+    found = {s.measure: (s.samples, s.needed) for s in suppressed_percentiles(records)}
+    nothing = summarise(records, [(0.0, 2.0)])
+    assert {name for name in PERCENTILE_MEASURES if nothing[name] is None} == set(found)
+    assert found["ttft_p50_s"][0] == 2
+    assert found["ttft_p99_s"][1] == 662

@@ -40,6 +40,17 @@ def closed(streams: int = 1) -> RunManifest:
     return make_run(Level(concurrency=streams))
 
 
+def test_a_control_is_no_model_of_its_own(run_folder: Writer) -> None:
+    run = closed(4)
+    control = run.comparisons[0].model_copy(update={"model": "dense"})
+    again = run.arms[0].model_copy(update={"requests": 7})
+    with_control = changed(run, arms=(*run.arms, again), comparisons=(*run.comparisons, control))
+    findings = gather_findings([run_folder("c4", with_control)], None)
+    (level,) = findings.levels
+    assert (findings.models, level.arms) == (("dense", "small"), run.arms)
+    assert (set(level.speedups), set(level.block_speedups)) == ({"small"}, {"small"})
+
+
 def test_a_level_is_the_run_it_came_from(run_folder: Writer) -> None:
     run = closed(4)
     (level,) = gather_findings([run_folder("c4", run)], None).levels

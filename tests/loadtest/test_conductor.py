@@ -164,3 +164,27 @@ def test_a_machine_that_forbids_it_is_no_fault(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     with served_first() as first:
         assert not first
+
+
+def test_the_loop_is_watched_while_it_is_measured_and_no_longer() -> None:
+    """0.4 s in steps of 10 ms, each late by what the machine does to a sleeper."""
+    _, outcome, _, _ = played(SleepingServer(), {"concurrency": 2})
+    assert 5 <= len(outcome.loop_lags_s) <= 41
+    assert min(outcome.loop_lags_s) >= 0
+    assert float(np.median(outcome.loop_lags_s)) < 0.05
+
+
+def test_who_holds_the_loop_is_seen() -> None:
+    """Every request computes for 30 ms without a yield."""
+    server = SleepingServer()
+    real = server.send
+
+    def blocking(body: bytes, scheduled_ns: int) -> Exchange:
+        end_ns = perf_counter_ns() + 30 * 10**6
+        while perf_counter_ns() < end_ns:
+            continue
+        return real(body, scheduled_ns)
+
+    server.send = blocking  # type: ignore[method-assign]
+    _, outcome, _, _ = played(server, {"concurrency": 2})
+    assert max(outcome.loop_lags_s) >= 0.02

@@ -71,6 +71,45 @@ def bunched(record: RequestRecord) -> RequestRecord:
     return replace(record, event_s=times)
 
 
+def four_blocks(evidence: Evidence) -> Evidence:
+    """Blocks 2 and 3 are copies of 0 and 1, two seconds later."""
+    later = [shifted(replace(r, block=r.block + 2), 2.0) for r in evidence.records]
+    windows = [Window(arm=w.arm, block=w.block + 2, start_s=w.start_s + 2, end_s=w.end_s + 2) for w in evidence.windows]
+    return replace(evidence, records=[*evidence.records, *later], windows=[*evidence.windows, *windows])
+
+
+def shifted(record: RequestRecord, by_s: float) -> RequestRecord:
+    assert record.sent_s is not None
+    assert record.done_s is not None
+    return replace(
+        record,
+        scheduled_s=record.scheduled_s + by_s,
+        sent_s=record.sent_s + by_s,
+        first_s=record.event_s[0] + by_s,
+        last_s=record.event_s[-1] + by_s,
+        done_s=record.done_s + by_s,
+        event_s=tuple(t + by_s for t in record.event_s),
+    )
+
+
+def drifting(evidence: Evidence, by: float) -> Evidence:
+    """Requests from the middle of the window on have their first token at 20 ms times `by`."""
+
+    def change(record: RequestRecord) -> RequestRecord:
+        late = record.scheduled_s % 1 > 0.45
+        return replace(record, first_s=record.scheduled_s + 0.02 * by) if late else record
+
+    return every(four_blocks(evidence), change)
+
+
+def hanging(evidence: Evidence) -> Evidence:
+    """What hangs is due in the window but under way after it."""
+    return every(
+        four_blocks(evidence),
+        lambda r: replace(r, done_s=r.scheduled_s + 1.0) if r.index == 7 else r,
+    )
+
+
 @pytest.mark.parametrize(
     ("gate", "plant"),
     [
@@ -93,6 +132,17 @@ def bunched(record: RequestRecord) -> RequestRecord:
             lambda e: every(e, lambda r: bunched(r) if r.arm else r),
             id="every second event in the same read, in one arm",
         ),
+        pytest.param(
+            "event-loop lag p99",
+            lambda e: replace(e, loop_lags_s=[0.001] * 98 + [0.02] * 2),
+            id="the loop woke 20 ms late in 2 % of the samples",
+        ),
+        pytest.param(
+            "client calibration", lambda e: replace(e, calibration_s=(0.0001, -0.0003)), id="0.3 ms off after the run"
+        ),
+        pytest.param("window drift", lambda e: drifting(e, by=1.3), id="TTFT a third longer in each second half"),
+        pytest.param("window drift", lambda e: drifting(e, by=0.5), id="TTFT twice as long while it warmed up"),
+        pytest.param("Little's law", lambda e: hanging(e), id="the last request of each window took 0.5 s longer"),
         pytest.param("client CPU share", lambda e: replace(e, client_cpu_s=2.1), id="busy for over half of 4 s"),
         pytest.param(
             "prefix cache hits",

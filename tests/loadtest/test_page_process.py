@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from truth_server import TruthServer
+from truth_server import Behaviour, TruthServer
 
 from artifacts.run import load_run
 from loadtest.protocol import METRICS_ADDRESS_VARIABLE
@@ -58,7 +58,7 @@ def test_page_is_there_during_the_run_and_counts_what_the_records_hold(
     scraper = _Scraper(address)
     scraper.start()
     try:
-        run_load_test(ask(serve().url, tmp_path / "run", duration_s=2.0, blocks=4))
+        run_load_test(ask(serve(models={"a": Behaviour()}).url, tmp_path / "run", duration_s=2.0, blocks=4))
     finally:
         scraper.end()
     full = [page for page in scraper.pages if 'offered_requests_total{variant="a"}' in page]

@@ -11,7 +11,7 @@ import pytest
 
 from artifacts.measures import tokens_between, totals_in_windows
 from artifacts.run import RequestRecord, Window
-from loadtest.pairing import SPEEDUPS, block_speeds, compare, estimate_ratio
+from loadtest.pairing import SPEEDUPS, block_speeds, compare, estimate_ratio, suppressed_tails
 
 MakeRecord = Callable[..., RequestRecord]
 
@@ -127,3 +127,29 @@ def test_windows_that_tile_a_span_share_out_every_token_once(make_record: MakeRe
 
 def test_no_time_gives_no_throughput(make_record: MakeRecord) -> None:
     assert set(totals_in_windows([make_record()], []).values()) == {None}
+
+
+def tails(make_record: MakeRecord, count: int) -> list[RequestRecord]:
+    """TTFT k ms for k = 1 .. count."""
+    return [make_record(0.0, index=k, event_s=(k / 1000, k / 1000 + 0.01)) for k in range(1, count + 1)]
+
+
+def test_a_percentile_that_a_block_certifies_has_a_ratio(make_record: MakeRecord) -> None:
+    """130 requests certify p95 and not p99."""
+    speeds = block_speeds(tails(make_record, 130), Window(arm=0, block=0, start_s=0, end_s=1))
+    assert speeds["speedup_ttft_p95"] == pytest.approx(1 / np.percentile(np.arange(1, 131) / 1000, 95))
+    assert "speedup_ttft_p99" not in speeds
+
+
+def test_a_percentile_that_one_block_does_not_certify_is_suppressed_and_said(make_record: MakeRecord) -> None:
+    blocks = [tails(make_record, 130), tails(make_record, 129)]
+    suppressed = {s.measure: (s.samples, s.needed) for s in suppressed_tails(blocks)}
+    assert suppressed["speedup_ttft_p95"] == (129, 130)
+    assert suppressed["speedup_ttft_p99"] == (129, 662)
+    assert "speedup_ttft_p90" not in suppressed
+    window = Window(arm=0, block=0, start_s=0, end_s=1)
+    speeds = [block_speeds(block, window) for block in blocks]
+    comparison = compare(("a", "b"), speeds, speeds, suppressed_tails(blocks))
+    assert "speedup_ttft_p95" not in comparison.ratios
+    assert comparison.ratios["speedup_ttft_p90"].value == pytest.approx(1)
+    assert {s.measure for s in comparison.suppressed} == set(suppressed)

@@ -30,6 +30,7 @@ class Behaviour:
     tokens_per_write: int = 1
     prefix_hit_share: float = 0.0
     preemptions_per_request: int = 0
+    one_at_a_time: bool = False
     stall: tuple[int, float] | None = None
     """(request number, seconds): from that request on, everything of this model waits that long once."""
 
@@ -47,6 +48,7 @@ class TruthServer:
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _stalled_until: dict[str, float] = field(default_factory=dict)
+    _free_at: dict[str, float] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -143,6 +145,9 @@ class TruthServer:
         if behaviour.stall is not None and number == behaviour.stall[0]:
             self._stalled_until[model] = arrival + behaviour.stall[1]
         start = max(arrival, self._stalled_until.get(model, 0.0))
+        if behaviour.one_at_a_time:
+            start = max(start, self._free_at.get(model, 0.0))
+            self._free_at[model] = start + behaviour.ttft_s + (body["max_tokens"] - 1) * behaviour.itl_s
         faulty = behaviour.fail_every and number % behaviour.fail_every == behaviour.fail_every - 1
         await self._stream(body, behaviour, start, bool(faulty), writer)
         return None
