@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from dashboards.panels import Line, Panel
 POINTS = 36
 VARIABLES = {
     "$__rate_interval": "30s",
+    "$window": "5m",
     "$variant": ".+",
     "$reference": "dense",
     "$slo_ttft": "0.5",
@@ -80,7 +82,7 @@ def named(legend: str, labels: Mapping[str, str]) -> str:
     """Grafana's legend: labels in double braces."""
     for label, value in labels.items():
         legend = legend.replace("{{" + label + "}}", value)
-    return legend.strip()
+    return re.sub(r"\{\{\w+\}\}", "", legend).strip()
 
 
 def without_data(panels: list[dict[str, Any]]) -> list[str]:

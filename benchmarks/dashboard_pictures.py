@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from benchmarks.dashboard_answers import substituted
 from benchmarks.pages import read_raw
 
 STEM = Path(__file__).with_name("dashboards_evidence_cpu_202611")
@@ -27,7 +28,7 @@ AXES = {"s": "s", "reqps": "req/s", "none": "", "percentunit": "share", "bytes":
 def figure(panels: list[dict[str, Any]], seconds: float) -> go.Figure:
     """One small plot per panel, in the board's order; a stat as its line over time."""
     rows = -(-len(panels) // COLUMNS)
-    titles = [panel["panel"] for panel in panels]
+    titles = [substituted(panel["panel"]) for panel in panels]
     drawn = make_subplots(rows, COLUMNS, subplot_titles=titles, vertical_spacing=0.35 / rows, horizontal_spacing=0.06)
     for number, panel in enumerate(panels):
         row, column = number // COLUMNS + 1, number % COLUMNS + 1
@@ -87,7 +88,13 @@ def screenshot(page: Path, picture: Path, height: int) -> None:
     """Raises CalledProcessError with what Chromium said."""
     with tempfile.TemporaryDirectory() as profile:
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        command += ["--disable-sync", "--no-first-run", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        command += [
+            "--disable-sync",
+            "--no-first-run",
+            "--hide-scrollbars",
+            "--force-device-scale-factor=0.65",
+            f"--user-data-dir={profile}",
+        ]
         command += ["--virtual-time-budget=5000", f"--window-size={WIDTH + 20},{height}", f"--screenshot={picture}"]
         subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=120)
 
@@ -104,7 +111,7 @@ def main(arguments: list[str]) -> None:
     for board in asked.board or dict.fromkeys(panel["board"] for panel in raw["panels"]):
         drawn = figure([panel for panel in raw["panels"] if panel["board"] == board], raw["seconds"])
         page = (asked.out / f"{board}.html").resolve()
-        drawn.write_html(page)
+        drawn.write_html(page, config={"displayModeBar": False})
         if asked.chromium:
             screenshot(page, page.with_suffix(".png"), int(drawn.layout.height) + 20)
 

@@ -18,10 +18,11 @@ from dashboards.panels import DATASOURCE, Row, panel_builder
 from dashboards.promql import gauge, largest
 
 TAG = "prunebench"
-Variable = Literal["variant", "reference", "slo_ttft", "slo_tpot", "peak_bandwidth", "peak_flops"]
+Variable = Literal["variant", "reference", "window", "slo_ttft", "slo_tpot", "peak_bandwidth", "peak_flops"]
 
 # Bounds of the engines' buckets, whose shares can be read off exactly.
 TTFT_BOUNDS_S = ("0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10")
+WINDOWS = ("1m", "5m", "15m", "1h")
 TPOT_BOUNDS_S = ("0.005", "0.01", "0.02", "0.03", "0.05", "0.1", "0.25")
 
 
@@ -104,6 +105,7 @@ _VARIABLES: dict[str, Callable[[], Builder[models.VariableModel]]] = {
     "datasource": _datasource,
     "variant": _variant,
     "reference": _reference,
+    "window": lambda: _choice("window", "Compared over", WINDOWS, "5m", "Longer than a load test's turns."),
     "slo_ttft": lambda: _choice("slo_ttft", "SLO: TTFT, s", TTFT_BOUNDS_S, "0.5", "MLPerf, interactive: 0.5 s."),
     "slo_tpot": lambda: _choice("slo_tpot", "SLO: TPOT, s", TPOT_BOUNDS_S, "0.03", "MLPerf, interactive: 0.03 s."),
     "peak_bandwidth": lambda: _entry("peak_bandwidth", "Peak, GB/s", "4800", "The device's memory bandwidth."),

@@ -143,7 +143,7 @@ def _states() -> Row:
         title="Targets that answer",
         about="1 for each page that Prometheus could read: the gateway's, and every variant's. A variant that is not "
         "ready has no page.",
-        lines=(Line(gauge(UP, JOB), "{{variant}} {{instance}}"),),
+        lines=(Line(gauge(UP, JOB, 'variant!=""'), "{{variant}}"), Line(gauge(UP, JOB, 'variant=""'), "gateway")),
         width=12,
         bounds=(0, 1),
     )

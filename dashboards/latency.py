@@ -9,7 +9,7 @@ from __future__ import annotations
 from dashboards.boards import Board
 from dashboards.metrics import E2E, ITL, OUTPUT_TOKENS, PROMPT_TOKENS, TPOT, TTFT, Metric
 from dashboards.panels import Line, Panel, Row
-from dashboards.promql import CHOSEN, REFERENCE, events, gain, quantile, rate, share_within, speedup, total
+from dashboards.promql import CHOSEN, REFERENCE, compared, events, gain, quantile, rate, share_within, speedup, total
 
 QUANTILES = (0.5, 0.95, 0.99)
 LATENCIES: tuple[tuple[str, str, Metric], ...] = (
@@ -27,7 +27,7 @@ def latency(q: float, measure: Metric) -> str:
 
 def latency_speedup(q: float, measure: Metric) -> str:
     """Reference over variant."""
-    return speedup(latency(q, measure), quantile(q, measure, (), REFERENCE))
+    return compared(speedup(latency(q, measure), quantile(q, measure, (), REFERENCE)))
 
 
 def tokens(metric: Metric) -> str:
@@ -36,7 +36,7 @@ def tokens(metric: Metric) -> str:
 
 
 def throughput_gain() -> str:
-    return gain(tokens(OUTPUT_TOKENS), total(rate(OUTPUT_TOKENS, REFERENCE)))
+    return compared(gain(tokens(OUTPUT_TOKENS), total(rate(OUTPUT_TOKENS, REFERENCE))))
 
 
 def within_ttft() -> str:
@@ -75,8 +75,8 @@ def _row(name: str, words: str, measure: Metric) -> Row:
     ]
     ratio = Panel(
         title=f"{name}: times faster than $reference",
-        about=f"p50 and p99 of {name} of the reference over the variant's: above 1 is faster. "
-        "Compare only variants that answer the same traffic at the same time.",
+        about=f"p50 and p99 of {name} of the reference over the variant's, both over $window: above 1 is faster. "
+        "Compare variants that answer like traffic, at the same time or in turns much shorter than the window.",
         lines=tuple(Line(latency_speedup(q, measure), f"{{{{variant}}}} p{q * 100:g}") for q in (0.5, 0.99)),
         unit="suffix:×",
         width=6,
@@ -101,7 +101,8 @@ def _throughput() -> Row:
     )
     ratio = Panel(
         title="Output tokens/s over $reference",
-        about="Above 1: more tokens than the reference in the same time.",
+        about="Above 1: more tokens than the reference over $window. It means something in a closed loop only, where "
+        "all get the same time.",
         lines=(Line(throughput_gain(), "{{variant}}"),),
         unit="suffix:×",
         width=6,
@@ -140,6 +141,6 @@ BOARD = Board(
     name="variants",
     title="Prunebench: dense against variants",
     about="Every latency of every variant beside the dense model's. Claims come from load tests.",
-    variables=("variant", "reference", "slo_ttft", "slo_tpot"),
+    variables=("variant", "reference", "window", "slo_ttft", "slo_tpot"),
     rows=(_throughput(), _goodput(), *(_row(*entry) for entry in LATENCIES)),
 )

@@ -23,7 +23,7 @@ from dashboards.metrics import (
     Metric,
 )
 from dashboards.panels import Line, Panel, Row
-from dashboards.promql import CHOSEN, gauge, largest, or_zero, quantile, rate, total
+from dashboards.promql import CHOSEN, compared, gauge, largest, or_zero, quantile, rate, total
 
 VARIANT = ("variant",)
 SEEN = tuple[tuple[str, Metric, Metric], ...]
@@ -32,7 +32,7 @@ BOTH_SIDES: SEEN = (("TTFT", CLIENT_TTFT, TTFT), ("TPOT", CLIENT_TPOT, TPOT), ("
 
 def client_minus_engine(q: float) -> str:
     """TTFT at the client less TTFT in the engine: gateway, network and the client's own delay."""
-    return f"{quantile(q, CLIENT_TTFT, VARIANT, CHOSEN)} - {quantile(q, TTFT, VARIANT, CHOSEN)}"
+    return compared(f"{quantile(q, CLIENT_TTFT, VARIANT, CHOSEN)} - {quantile(q, TTFT, VARIANT, CHOSEN)}")
 
 
 def failed_share() -> str:
@@ -86,16 +86,17 @@ def _effect() -> Row:
     def sides(name: str, client: Metric, engine: Metric) -> Panel:
         return _panel(
             f"{name} p99 on both sides",
-            f"{name} as the client and as the engine saw it. The client's starts at the scheduled time.",
-            Line(quantile(0.99, client, VARIANT, CHOSEN), "{{variant}} client"),
-            Line(quantile(0.99, engine, VARIANT, CHOSEN), "{{variant}} engine"),
+            f"{name} as the client and as the engine saw it, over $window, because the client counts after each "
+            "segment. The client's starts at the scheduled time.",
+            Line(compared(quantile(0.99, client, VARIANT, CHOSEN)), "{{variant}} client"),
+            Line(compared(quantile(0.99, engine, VARIANT, CHOSEN)), "{{variant}} engine"),
             unit="s",
             width=6,
         )
 
     between = _panel(
         "TTFT between client and engine",
-        "Difference of the medians: gateway, network, the client's own delay. Healthy: milliseconds.",
+        "Difference of the medians over $window: gateway, network, the client's own delay. Healthy: milliseconds.",
         Line(client_minus_engine(0.5), "{{variant}}"),
         unit="s",
         width=6,
@@ -107,8 +108,9 @@ def _effect() -> Row:
 def _gates() -> Row:
     lateness = _panel(
         "Send lateness p99",
-        "How late the client itself sent. The gate: at most 1 ms, or 1 % of TTFT's median; else the run is not valid.",
-        Line(quantile(0.99, LATENESS, VARIANT, CHOSEN), "{{variant}}"),
+        "How late the client itself sent, over $window. The gate: at most 1 ms, or 1 % of TTFT's median; else the run "
+        "is not valid.",
+        Line(compared(quantile(0.99, LATENESS, VARIANT, CHOSEN)), "{{variant}}"),
         unit="s",
     )
     failures = _panel(
@@ -131,6 +133,6 @@ BOARD = Board(
     name="load-test",
     title="Prunebench: load test",
     about="What the load client offered and saw, beside what the engines say of the same seconds.",
-    variables=("variant",),
+    variables=("variant", "window"),
     rows=(_cause(), _effect(), _gates()),
 )

@@ -45,6 +45,15 @@ class ClientPage:
         self._clocks_s = (time.perf_counter(), time.process_time())
         self._segment: tuple[int, bool] | None = None
         self.page = b""
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A counter that appears with its first segment's sum would hide that segment from every rate."""
+        for arm in self._plan.arms:
+            for counter in (self._offered, self._completed, self._tokens):
+                counter.labels(arm)
+            for histogram in (self._lateness, *(histogram for _, histogram in self._times)):
+                histogram.labels(arm)
 
     def heard(self, record: RequestRecord) -> None:
         self._offered.labels(record.model).inc()

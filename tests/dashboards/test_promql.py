@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dashboards.build import BOARDS
@@ -77,8 +79,10 @@ def test_counters_are_only_seen_through_rates(expression: str) -> None:
 
 
 @pytest.mark.parametrize("expression", sorted(set(EXPRESSIONS)))
-def test_windows_are_grafanas_own(expression: str) -> None:
-    assert expression.count("[") == expression.count("[$__rate_interval]")
+def test_windows_are_grafanas_own_or_the_one_that_is_chosen_for_comparing(expression: str) -> None:
+    windows = set(re.findall(r"\[([^\]]*)\]", expression))
+    assert windows <= {"$__rate_interval"} or windows == {"$window"}
+    assert ("scalar(" in expression) <= (windows == {"$window"})
 
 
 def test_definitions_are_sentences_with_a_thing_in_them() -> None:

@@ -82,8 +82,8 @@ def test_failed_request_is_offered_and_not_completed(page: ClientPage) -> None:
     page.at(0, 40)
     found = values(page)
     assert found["offered_requests_total dense"] == found["failed_requests_total timeout dense"] == 1
-    assert "completed_requests_total dense" not in found
-    assert "time_to_first_token_seconds_count dense" not in found
+    assert found["completed_requests_total dense"] == 0
+    assert found["time_to_first_token_seconds_count dense"] == 0
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,17 @@ def test_counts_are_rendered_between_segments_only(page: ClientPage) -> None:
     page.at(1.0, 40)
     assert page.page is before  # nothing was rendered
     page.at(2.5, 40)
-    assert "offered_requests_total dense" not in values(page)  # the window opened: gauges only
+    assert values(page)["offered_requests_total dense"] == 0  # the window opened: gauges only
     page.at(10.0, 40)
     assert values(page)["offered_requests_total dense"] == 1
+
+
+def test_every_arm_begins_at_zero(page: ClientPage) -> None:
+    """A rate sees the first segment's requests only if something was there before them."""
+    page.at(0, 40)
+    found = values(page)
+    for arm in PLAN.arms:
+        assert found[f"offered_requests_total {arm}"] == found[f"e2e_seconds_count {arm}"] == 0
 
 
 def test_every_family_has_its_help_and_type(page: ClientPage) -> None:
