@@ -24,8 +24,8 @@ def _opening(raw: dict[str, Any]) -> str:
         f"A fleet of three variants ({raw['engine']}) and one server behind a URL, watched for {raw['seconds']} s by a "
         f"Prometheus that scraped every 5 s: a load test of {load['clean_s']:g} s per variant at concurrency "
         f"{load['concurrency']} without a fault ({load['clean_requests']} requests, {load['clean_failures']} failed), "
-        f"then one of {load['faulty_s']:g} s per variant in which `depth-25`'s worker was killed and twelve clients crowded "
-        "a server that takes two. Other work ran on the machine: latencies here are for comparing two ways of "
+        f"then one of {load['faulty_s']:g} s per variant in which `depth-25`'s worker was killed and twelve clients "
+        "crowded a server that takes two. Other work ran on the machine: latencies here are for comparing two ways of "
         "reading them, not for quoting."
     )
 

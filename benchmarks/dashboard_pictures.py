@@ -57,6 +57,8 @@ def _draw(drawn: go.Figure, panel: dict[str, Any], row: int, column: int, second
             stackgroup="one" if panel["stacked"] else None,
         )
         drawn.add_trace(line, row=row, col=column)
+    if not series:
+        drawn.add_trace(go.Scatter(x=[0], y=[None]), row=row, col=column)  # axes belong to traces
     _legend(drawn, series, row, column)
 
 
@@ -92,7 +94,7 @@ def screenshot(page: Path, picture: Path, height: int) -> None:
             "--disable-sync",
             "--no-first-run",
             "--hide-scrollbars",
-            "--force-device-scale-factor=0.65",
+            "--force-device-scale-factor=0.6",
             f"--user-data-dir={profile}",
         ]
         command += ["--virtual-time-budget=5000", f"--window-size={WIDTH + 20},{height}", f"--screenshot={picture}"]

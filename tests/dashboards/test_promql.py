@@ -11,6 +11,7 @@ from dashboards.latency import goodput_at_least, goodput_at_most, latency, laten
 from dashboards.metrics import METRICS, OUTPUT_TOKENS, RUNNING, TTFT, metrics_in
 from dashboards.promql import (
     WrongKind,
+    compared,
     events,
     gauge,
     increase,
@@ -58,7 +59,7 @@ def test_a_metric_is_only_asked_what_its_kind_has(wrong: object) -> None:
 
 def test_speedup_is_above_one_for_what_is_faster() -> None:
     """Latency: reference over variant. Tokens: variant over reference."""
-    assert latency_speedup(0.5, TTFT).endswith(f"/ ({latency(0.5, TTFT)})")
+    assert latency_speedup(0.5, TTFT).endswith(f"/ ({compared(latency(0.5, TTFT))})")
     assert "scalar(histogram_quantile(0.5, sum by (le) (rate(" in latency_speedup(0.5, TTFT)
     assert throughput_gain().index('variant=~"$variant"') < throughput_gain().index('variant="$reference"')
 
