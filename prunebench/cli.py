@@ -11,6 +11,7 @@ import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
 from prunebench import watching
+from prunebench.capacity import search, sweep
 from prunebench.choices import EngineType, KeyRole, parse_widths
 from prunebench.comparing import compare
 from prunebench.load_verbs import calibrate, loadtest
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (compress, recover, loadtest, calibrate, compare):
+for _verb in (compress, recover, loadtest, calibrate, compare, search, sweep):
     app.command()(_verb)
 app.add_typer(watching.app)
 

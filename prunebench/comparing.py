@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from artifacts.errors import ConfigError
 from prunebench import load_options as opt
-from prunebench.choices import Arrivals, Folder, parse_share, parse_widths
+from prunebench.choices import Arrivals, Folder, parse_share
 
 if TYPE_CHECKING:
     from artifacts.campaign import Campaign
-    from artifacts.run import Estimate, Gate, Level
+    from artifacts.run import Estimate, Gate
     from loadtest.campaign import CampaignRequest
 
 Detect = Annotated[str | None, typer.Option(help="Choose --blocks so that this effect is found, as in 5%.")]
@@ -52,9 +51,9 @@ def compare(
     from loadtest.campaign import CampaignRequest
     from loadtest.design import plan_design
     from loadtest.pairing import SPEEDUPS
-    from prunebench.load_reading import read_workload
+    from prunebench.load_reading import read_levels, read_workload
 
-    asked = _levels(levels, rates, arrivals, burstiness)
+    asked = read_levels(levels, rates, arrivals.value, burstiness)
     design = plan_design(
         blocks=blocks,
         wanted=parse_share("--detect", detect),
@@ -67,7 +66,7 @@ def compare(
         models=tuple(model),
         against=against,
         levels=asked,
-        workload=read_workload((prompt_tokens, output_tokens), None, None, seed, {}),
+        workload=read_workload((prompt_tokens, output_tokens), seed),
         design=design,
         window_s=window,
         out=out,
@@ -76,24 +75,6 @@ def compare(
     )
     if not _run(request):
         raise typer.Exit(1)
-
-
-def _levels(levels: str | None, rates: str | None, arrivals: Arrivals, burstiness: float | None) -> tuple[Level, ...]:
-    from prunebench.load_reading import read_level
-
-    closed = [{"--concurrency": streams} for streams in parse_widths("--levels", levels) or ()]
-    opened = [{"--rate": rate} for rate in _parse_rates(rates)]
-    return (
-        *(read_level(load, None, Arrivals.poisson.value, None) for load in closed),
-        *(read_level(load, None, arrivals.value, burstiness) for load in opened),
-    )
-
-
-def _parse_rates(text: str | None) -> tuple[float, ...]:
-    try:
-        return () if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--rates {text!r} is not a list of numbers, as in 2,4.5.") from error
 
 
 def _run(request: CampaignRequest) -> bool:

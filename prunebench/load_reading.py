@@ -12,6 +12,7 @@ from artifacts.errors import ConfigError
 from artifacts.lengths import Length, TraceTokens
 from artifacts.run import Level, Workload
 from artifacts.traffic import ChatFile, TraceFormat, TraceSource
+from prunebench.choices import parse_widths
 from prunebench.load_options import LENGTH_LAWS
 
 _DEFAULT_PROMPT_TOKENS, _DEFAULT_OUTPUT_TOKENS = 128, 64
@@ -52,6 +53,24 @@ def read_level(load: dict[str, Any], trace: Path | None, spacing: Spacing, burst
     return Level.parse({"arrivals": arrivals}, f"{option} {value}".strip())
 
 
+def read_levels(
+    streams: str | None, rates: str | None, spacing: Spacing = "poisson", burstiness: float | None = None
+) -> tuple[Level, ...]:
+    """Closed loops of --levels streams, then open loops of --rates requests/s. Either list may be missing."""
+    closed = [
+        read_level({"--concurrency": count}, None, "poisson", None) for count in parse_widths("--levels", streams) or ()
+    ]
+    opened = [read_level({"--rate": rate}, None, spacing, burstiness) for rate in _rates(rates)]
+    return (*closed, *opened)
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--rates {text!r} is not a list of numbers, as in 0.5,1,2.") from error
+
+
 def read_trace_source(
     path: Path | None, layout: TraceFormat, span: str | None, time_scale: float | None, length_scale: float | None
 ) -> TraceSource | None:
@@ -76,28 +95,30 @@ def read_trace_source(
 
 def read_workload(
     lengths: tuple[str | None, str | None],
-    trace: TraceSource | None,
-    chat: Path | None,
     seed: int,
-    extras: dict[str, Any],
+    trace: TraceSource | None = None,
+    chat: Path | None = None,
+    shared: tuple[float | None, int | None] = (None, None),
+    natural_ends: bool = False,
 ) -> Workload:
-    """`lengths` are --prompt-tokens and --output-tokens; `extras` holds prefix_share, prefixes and natural_ends."""
+    """`lengths` are --prompt-tokens and --output-tokens, `shared` are --prefix-share and --prefixes."""
     prompt, output = lengths
+    prefix_share, prefixes = shared
     if chat is not None and prompt is not None:
         raise ConfigError("--prompt-tokens has no effect with --chat: conversations are as long as they are.")
-    if extras["prefixes"] is not None and extras["prefix_share"] is None:
+    if prefixes is not None and prefix_share is None:
         raise ConfigError("--prefixes has no effect without --prefix-share. Give both or leave it out.")
     shares = trace is not None and trace.format == "mooncake"
     prompts = TraceTokens(shared_blocks=shares) if trace else _DEFAULT_PROMPT_TOKENS
     outputs = TraceTokens() if trace else _DEFAULT_OUTPUT_TOKENS
-    prefix = {"share": extras["prefix_share"], "prefixes": extras["prefixes"] or 1}
+    prefix = {"share": prefix_share, "prefixes": prefixes or 1}
     fields = {
         "prompt_tokens": None if chat else prompts if prompt is None else read_length("--prompt-tokens", prompt, 1),
         "output_tokens": outputs if output is None else read_length("--output-tokens", output, 2),
         "seed": seed,
-        "prefix": None if extras["prefix_share"] is None else prefix,
+        "prefix": None if prefix_share is None else prefix,
         "chat": None if chat is None else ChatFile(path=str(chat)),
-        "natural_ends": extras["natural_ends"],
+        "natural_ends": natural_ends,
     }
     return Workload.parse(fields, "the workload")
 

@@ -53,14 +53,14 @@ def loadtest(
 
     load = {"--concurrency": concurrency, "--rate": rate, "--step": step, "--ramp": ramp}
     level = read_level(load, trace, arrivals.value, burstiness)
-    extras = {"prefix_share": prefix_share, "prefixes": prefixes, "natural_ends": natural_ends}
+    lengths = (prompt_tokens, output_tokens)
     source = read_trace_source(trace, trace_format.value, trace_span, time_scale, length_scale)
     request = LoadTestRequest(
         url=url,
         models=tuple(model),
         against=against,
         level=level,
-        workload=read_workload((prompt_tokens, output_tokens), source, chat, seed, extras),
+        workload=read_workload(lengths, seed, source, chat, (prefix_share, prefixes), natural_ends),
         duration_s=default_duration_s(level, blocks) if duration is None else duration,
         out=out,
         blocks=blocks,

@@ -1,12 +1,14 @@
 """What would a perfectly regular engine look like? A worker whose time to first token and token gaps are known.
 
 Token k of a request leaves `ttft + k x gap` after its last byte arrived, on an absolute schedule, so that errors do not
-add up. Stands in for vLLM in tests and calibrates load clients. One protocol class on uvloop, no framework.
+add up. With `--max-streams` only so many requests are answered at once and the others wait in order of arrival, their
+schedule beginning when their turn comes: a server of exactly known capacity, N / (ttft + (tokens - 1) x gap). Stands in
+for vLLM in tests and calibrates load clients. One protocol class on uvloop, no framework.
 
 `python -m server.simulator (--uds SOCK | --port N) --served-model-name NAME [--ttft-ms X] [--itl-ms X]
-[--jitter X] [--fail-after-tokens N] [--log-mib N]`. With jitter each request's gaps are stretched by a factor of its
-own, whose logarithm has the standard deviation X. The last two are faults: exit with status 1 after N tokens in all,
-write so much to the log as fast as it is taken.
+[--jitter X] [--max-streams N] [--fail-after-tokens N] [--log-mib N]`. With jitter each request's gaps are stretched
+by a factor of its own, whose logarithm has the standard deviation X. The last two are faults: exit with status 1 after
+N tokens in all, write so much to the log as fast as it is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import random
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -41,10 +45,26 @@ class Simulation:
     itl_s: float
     fail_after_tokens: int | None = None
     jitter: float = 0.0
+    max_streams: int | None = None
     tokens: int = 0
     prompt_tokens: int = 0
     finished: int = 0
     running: int = 0
+    waiting: deque[Callable[[], None]] = field(default_factory=deque)
+
+    def admit(self, begin: Callable[[], None]) -> None:
+        """Calls `begin` now, or when a place is free."""
+        if self.max_streams is not None and self.running >= self.max_streams:
+            self.waiting.append(begin)
+        else:
+            self.running += 1
+            begin()
+
+    def leave(self) -> None:
+        """Frees a place for whoever waits longest."""
+        self.running -= 1
+        if self.waiting:
+            self.admit(self.waiting.popleft())
 
     def count_token(self) -> None:
         self.tokens += 1
@@ -58,7 +78,7 @@ class Simulation:
         label = f'{{engine="0",model_name="{self.name}"}}'
         samples = (
             ("num_requests_running", "gauge", "Requests being answered.", "", self.running),
-            ("num_requests_waiting", "gauge", "Requests waiting.", "", 0),
+            ("num_requests_waiting", "gauge", "Requests waiting.", "", len(self.waiting)),
             ("prompt_tokens", "counter", "Prompt tokens processed.", "_total", self.prompt_tokens),
             ("generation_tokens", "counter", "Tokens generated.", "_total", self.tokens),
             ("num_preemptions", "counter", "Preemptions.", "_total", 0),
@@ -80,6 +100,7 @@ class SimulatorProtocol(asyncio.Protocol):
         self._parser: Any = HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._waits: Callable[[], None] | None = None
         self._url = b""
         self._body: list[bytes] = []
         self._stretch = 1.0
@@ -89,6 +110,9 @@ class SimulatorProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._waits is not None:
+            self._simulation.waiting.remove(self._waits)
+            self._waits = None
         if self._timer is not None:
             self._end_request()
 
@@ -113,7 +137,7 @@ class SimulatorProtocol(asyncio.Protocol):
         path = parse_url(self._url).path
         try:
             if path in _COMPLETIONS and self._parser.get_method() == b"POST":
-                self._begin(
+                self._enter(
                     Completion.parse(b"".join(self._body), chat=_COMPLETIONS[path], served=self._simulation.name)
                 )
             else:
@@ -134,10 +158,17 @@ class SimulatorProtocol(asyncio.Protocol):
             )
         return 404, _JSON, b'{"detail":"Not Found"}'
 
+    def _enter(self, completion: Completion) -> None:
+        def begin() -> None:
+            self._waits = None
+            self._begin(completion)
+
+        self._waits = begin
+        self._simulation.admit(begin)
+
     def _begin(self, completion: Completion) -> None:
         began_s = self._loop.time()
         self._stretch = random.lognormvariate(0.0, self._simulation.jitter)
-        self._simulation.running += 1
         self._simulation.prompt_tokens += completion.prompt_tokens
         if completion.stream:
             self._write(_head(200, _EVENTS, b"transfer-encoding: chunked"))
@@ -173,7 +204,7 @@ class SimulatorProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._simulation.running -= 1
+        self._simulation.leave()
 
     def _answer(self, status: int, kind: bytes, body: bytes) -> None:
         self._write(_head(status, kind, b"content-length: %d" % len(body)) + body)
@@ -220,12 +251,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--ttft-ms", type=float, default=1.0)
     parser.add_argument("--itl-ms", type=float, default=1.0)
     parser.add_argument("--jitter", type=float, default=0.0)
+    parser.add_argument("--max-streams", type=int, help="answer only so many requests at once, the others wait")
     parser.add_argument("--fail-after-tokens", type=int)
     parser.add_argument("--log-mib", type=int, default=0)
     asked = parser.parse_args(arguments)
     threading.Thread(target=flood_log, args=(asked.log_mib,), daemon=True).start()
     simulation = Simulation(
-        asked.served_model_name, asked.ttft_ms / 1e3, asked.itl_ms / 1e3, asked.fail_after_tokens, asked.jitter
+        asked.served_model_name,
+        asked.ttft_ms / 1e3,
+        asked.itl_ms / 1e3,
+        asked.fail_after_tokens,
+        asked.jitter,
+        asked.max_streams,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(simulate(simulation, asked.uds, asked.port))

@@ -17,7 +17,7 @@ from compressors.methods import REGISTRY
 from prunebench.choices import Allocation, KeyRole, Method, parse_step, parse_units
 from tests.prunebench.conftest import MODEL, Verb
 
-VERBS = ("compress", "recover", "evaluate", "serve", "key", "loadtest", "report", "demo")
+VERBS = ("compress", "recover", "evaluate", "serve", "key", "loadtest", "search", "sweep", "report", "demo")
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

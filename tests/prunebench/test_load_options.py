@@ -26,7 +26,7 @@ def asked(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def ask(options: str) -> LoadTestRequest:
         seen: list[LoadTestRequest] = []
-        monkeypatch.setattr(loading, "measure_load", lambda request: seen.append(request) or True)
+        monkeypatch.setattr(loading, "measure_load", lambda request, calibrated: seen.append(request) or True)
         outcome = verb("loadtest", "--url", "http://h:1", "--model", "m", "--out", "run", *shlex.split(options))
         assert (outcome.code, outcome.stderr) == (0, "")
         return seen[0]

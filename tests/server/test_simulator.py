@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import statistics
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,62 @@ def test_stream_options_that_are_no_object_are_refused(options: object) -> None:
     with pytest.raises(BadRequest) as caught:
         Completion.parse(body, chat=False, served="m")
     assert caught.value.status == 400
+
+
+def _waits(simulation: Simulation) -> float:
+    (line,) = [x for x in simulation.metrics().decode().splitlines() if x.startswith("vllm:num_requests_waiting{")]
+    return float(line.split()[-1])
+
+
+def test_requests_beyond_the_streams_wait_for_their_turn(tmp_path: Path) -> None:
+    """Five requests on two streams come in three rounds; each round takes one service time."""
+
+    async def run() -> tuple[list[float], float, int]:
+        simulation = Simulation("m", TTFT_S, ITL_S, max_streams=2)
+        server, pool = await _with_simulator(tmp_path / "sim.sock", simulation)
+        body = {"model": "m", "prompt": "x", "max_tokens": 4, "stream": True}
+        asking = [asyncio.ensure_future(_read_times(pool, "/v1/completions", body)) for _ in range(5)]
+        await asyncio.sleep(TTFT_S / 2)
+        waiting, running = _waits(simulation), simulation.running
+        firsts = [times[0] for times, _ in await asyncio.gather(*asking)]
+        assert (simulation.finished, simulation.running, _waits(simulation)) == (5, 0, 0)
+        pool.close()
+        server.close()
+        return sorted(firsts), waiting, running
+
+    firsts, waiting, running = asyncio.run(run())
+    service_s = TTFT_S + 3 * ITL_S
+    assert (waiting, running) == (3, 2)
+    for index, first_s in enumerate(firsts):
+        assert TTFT_S + index // 2 * service_s - 0.002 < first_s < TTFT_S + index // 2 * service_s + 0.04
+
+
+def test_a_client_that_leaves_the_queue_takes_no_place(tmp_path: Path) -> None:
+    async def run() -> tuple[int, float]:
+        queued = asyncio.Event()
+
+        class Told(deque[Callable[[], None]]):
+            def append(self, begin: Callable[[], None]) -> None:
+                super().append(begin)
+                queued.set()
+
+        simulation = Simulation("m", TTFT_S, ITL_S, max_streams=1, waiting=Told())
+        server, pool = await _with_simulator(tmp_path / "sim.sock", simulation)
+        body = {"model": "m", "prompt": "x", "max_tokens": 4, "stream": True}
+        first = asyncio.ensure_future(_read_times(pool, "/v1/completions", body))
+        await asyncio.sleep(TTFT_S / 3)
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "sim.sock"))
+        writer.write(request_bytes(pool.address, "POST", "/v1/completions", [], json.dumps(body).encode()))
+        await writer.drain()
+        await queued.wait()
+        writer.close()
+        await first
+        [time_s, *_], _ = await _read_times(pool, "/v1/completions", body)
+        assert (simulation.running, len(simulation.waiting)) == (0, 0)
+        pool.close()
+        server.close()
+        return simulation.finished, time_s
+
+    finished, time_s = asyncio.run(run())
+    assert finished == 2
+    assert time_s < TTFT_S + 0.04
