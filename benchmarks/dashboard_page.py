@@ -80,4 +80,5 @@ def _agreement(raw: dict[str, Any]) -> str:
 
 def _closing(raw: dict[str, Any]) -> str:
     command = "python -m benchmarks.dashboards_evidence --variants DIR"
-    return f"Measured on {made_with(raw['provenance'])}. Made by `{command}`."
+    asked = f"The queries are those of commit {raw['asked_at_commit'][:12]}, put to what Prometheus kept of the run."
+    return f"Measured on {made_with(raw['provenance'])}. {asked} Made by `{command}`."

@@ -248,12 +248,13 @@ def _measure_and_write(options: argparse.Namespace) -> None:
         place = options.keep or Path(folder) / "trial"
         trial = Trial(folder=place, variants=variants, clean_s=options.clean_s, faulty_s=options.faulty_s)
         raw = ask_again(trial) if options.again else measure(trial)
+    asked_at = provenance["commit"]
     if options.again:
         provenance = read_raw(STEM)["provenance"]
     if options.simulated:
         json.dump({"alerts": raw["alerts"], "without data": without_data(raw["panels"])}, sys.stdout, indent=1)
         sys.exit()
-    write_raw(STEM, {**raw, "provenance": provenance})
+    write_raw(STEM, {**raw, "asked_at_commit": asked_at, "provenance": provenance})
 
 
 if __name__ == "__main__":
