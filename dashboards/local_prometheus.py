@@ -1,12 +1,15 @@
 """How does somebody without containers watch a running fleet? A Prometheus of one's own, started and surely ended.
 
-Its data lies in a temporary folder that goes with it, unless a folder is named.
+Its data lies in a temporary folder that goes with it, unless a folder is named. If this process is killed outright,
+Prometheus ends all the same, and only the folder stays.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -25,6 +28,7 @@ _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _LOG_NAME = "prometheus.log"
 _KEY_NAME = "key"
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,12 @@ def prometheus(watch: Watch) -> Iterator[str]:
         command = [binary, *_arguments(watch, home)]
         with (home / _LOG_NAME).open("wb") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_its_parent,
             )
         try:
             url = f"http://127.0.0.1:{watch.port}"
@@ -102,6 +111,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
             words = log.read_text(errors="replace").strip().splitlines()
             raise ConfigError(f"Prometheus did not start: {words[-1] if words else 'it said nothing'}.")
         time.sleep(0.1)
+
+
+def _end_with_its_parent() -> None:
+    """Between fork and exec: Linux ends Prometheus with the thread that started it, even if that is killed outright."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

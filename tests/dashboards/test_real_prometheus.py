@@ -118,6 +118,28 @@ def test_missing_program_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_prometheus
+def test_prometheus_ends_with_a_verb_that_is_killed_outright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody is left to remove its folder
+    port = free_port()
+    command = [sys.executable, "-m", "prunebench", "dashboards", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        assert f"http://127.0.0.1:{port}" in process.stderr.readline()
+        process.kill()
+    deadline = time.monotonic() + _TIMEOUT_S
+    while answers(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(ask(f"http://127.0.0.1:{port}", "query", query="1"))
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@needs_prometheus
 def test_verb_tells_its_url_and_ends_well_on_sigterm() -> None:
     port = free_port()
     command = [sys.executable, "-m", "prunebench", "dashboards", "serve", "--url", "http://127.0.0.1:9"]
