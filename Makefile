@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo-out
 
-.PHONY: demo test check format bench dashboards clean
+.PHONY: demo test check format dashboards clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -18,6 +18,11 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/prunebench dashboards check
+
+# What Grafana and Prometheus read, written anew from the code.
+dashboards: .venv/ready
+	$(BIN)/prunebench dashboards build
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -28,6 +28,7 @@ from artifacts.run import RequestRecord, write_requests
 from loadtest.by_hand import ByHand, watch_over
 from loadtest.conductor import Conductor
 from loadtest.limits import DEFAULT_WINDOW_S, Watch, parse_limits
+from loadtest.page_server import shown
 from loadtest.plan import Plan
 from loadtest.protocol import (
     API_KEY_VARIABLE,
@@ -141,6 +142,7 @@ def _play_share(environment: Any, plan: Plan, path: Path, share: Share) -> None:
     def heard(record: RequestRecord) -> None:
         watch.hear(record.done_s or record.scheduled_s, record)
         _count(environment, record)
+        page.heard(record)
 
     def meet(segment: int) -> int:
         """Off the clock, between two segments: the place to end a run that has broken its limits."""
@@ -149,9 +151,15 @@ def _play_share(environment: Any, plan: Plan, path: Path, share: Share) -> None:
             raise LoadTestError(said)
         return share.meet(segment)
 
-    tell = _tell if share.number == 0 else _tell_nobody
+    def tell(done_s: float, total_s: float) -> None:
+        """One of several processes tells for all: they are equally far."""
+        if share.number == 0:
+            _tell(done_s, total_s)
+        page.at(done_s, total_s)
+
     part = Share(number=share.number, parts=share.parts, meet=meet)
-    records, outcome = Conductor(plan, client.send, tell, heard, part).play()
+    with shown(plan, share.number) as page:
+        records, outcome = Conductor(plan, client.send, tell, heard, part).play()
     client.close()
     write_requests(path.with_name(part_name(RECORDS_NAME, share.number)), records)
     outcome.save(path.with_name(part_name(OUTCOME_NAME, share.number)))
@@ -188,10 +196,6 @@ def _count(environment: Any, record: RequestRecord) -> None:
 def _tell(done_s: float, total_s: float) -> None:
     sys.stdout.write(progress_line(done_s, total_s))
     sys.stdout.flush()
-
-
-def _tell_nobody(done_s: float, total_s: float) -> None:
-    """One of several processes tells for all: they are equally far."""
 
 
 def _exit_when_orphaned(parent: int) -> None:

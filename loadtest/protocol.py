@@ -14,6 +14,9 @@ STOPPED_NAME = "stopped.txt"
 API_KEY_VARIABLE = "PRUNEBENCH_API_KEY"
 """The key travels in the environment: a command line or a kept plan would show it."""
 
+METRICS_ADDRESS_VARIABLE = "PRUNEBENCH_METRICS_ADDRESS"
+"""HOST:PORT where a run shows its own figures to Prometheus; not set, it shows none."""
+
 _MARK = "prunebench-progress"
 
 

@@ -53,6 +53,9 @@ class Gateway:
             await self._refuse(scope, send, error, counted=forwarded and scope["method"] == "POST")
         else:
             await (self._forward if forwarded else self._steer)(scope, receive, send)
+        finally:
+            # It holds the request that holds it: without this only a garbage collection would end either.
+            scope.pop("extensions", None)
 
     async def _refuse(self, scope: Scope, send: Send, error: ServingError, *, counted: bool) -> None:
         request = observed(scope, self._ids)

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from artifacts.provenance import own_version
 from server.exposition import Page, pieces_of
 from server.fleet_metrics import FleetCollector
+from server.gpu_metrics import GpuCollector, installed_nvml
 from server.registry import Registry
 from server.replicas import Replica
 from server.variant_metrics import VariantMetrics
@@ -48,6 +49,7 @@ class GatewayMetrics:
         self._by_variant: dict[str, VariantMetrics] = {}
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(variants))
+        self._registry.register(GpuCollector(installed_nvml()))
         ProcessCollector(registry=self._registry)
         build = Info("prunebench_build", "What is running.", registry=self._registry)
         build.info({"version": own_version(), "python": platform.python_version()})

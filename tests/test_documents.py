@@ -66,7 +66,9 @@ def test_named_files_exist(path: Path) -> None:
 
 def test_architecture_names_only_files_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:artifacts|compressors|server|loadtest|laws|modeling|prunebench)/[\w/.]+\.\w+)`", text)
+    named = re.findall(
+        r"`((?:artifacts|compressors|dashboards|server|loadtest|laws|modeling|prunebench)/[\w/.]+\.\w+)`", text
+    )
     assert len(named) > 40
     assert [name for name in named if not (ROOT / name).exists()] == []
 

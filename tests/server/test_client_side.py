@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import random
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_a_client_that_leaves_without_reading_ends_the_worker(tmp_path: Path) ->
             await closed.wait()
             await until(lambda: gateway.observed)
             assert gateway.observed[0].code == 499
+
+    run(test())
+
+
+def test_a_request_leaves_no_garbage(tmp_path: Path) -> None:
+    """What only a collection can free is freed in a pause of all streams."""
+
+    async def asked(peer: Peer, times: int) -> int:
+        """How many objects only a collection could free afterwards."""
+        gc.collect()
+        gc.disable()
+        for _ in range(times):
+            await peer.send(ask())
+            await peer.answer()
+        left = gc.collect()
+        gc.enable()
+        return left
+
+    async def test() -> None:
+        async with opened(tmp_path) as gateway:
+            peer = await gateway.connect()
+            await asked(peer, 5)
+            assert await asked(peer, 50) < 50
 
     run(test())
 
