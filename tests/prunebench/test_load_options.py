@@ -26,7 +26,7 @@ def asked(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def ask(options: str) -> LoadTestRequest:
         seen: list[LoadTestRequest] = []
-        monkeypatch.setattr(loading, "measure_load", lambda request, calibrated: seen.append(request) or True)
+        monkeypatch.setattr(loading, "measure_load", lambda request, *_: seen.append(request) or True)
         outcome = verb("loadtest", "--url", "http://h:1", "--model", "m", "--out", "run", *shlex.split(options))
         assert (outcome.code, outcome.stderr) == (0, "")
         return seen[0]
@@ -189,5 +189,14 @@ def test_the_choices_are_what_the_load_tester_knows() -> None:
 def test_the_help_teaches_every_option(verb: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     shown = verb("loadtest", "--help").stdout
-    for word in ("--burstiness", "--step", "--ramp", "--trace-span", "--length-scale", "--prefix-share", "hash_ids"):
+    for word in (
+        "--burstiness",
+        "--step",
+        "--ramp",
+        "--trace-span",
+        "--length-scale",
+        "--prefix-share",
+        "hash_ids",
+        "--hardware",
+    ):
         assert word in shown
