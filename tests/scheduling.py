@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-# What starts engines or serves, wherever it stands; then what measures time. The longest groups come first.
+# What starts engines, wherever it stands; then what serves or measures time. The longest groups come first.
 ENGINES = (
-    "tests/server/",
+    "tests/server/test_conformance.py",
+    "tests/server/test_engine_faults.py",
+    "tests/server/test_identity.py",
+    "tests/server/test_served_tasks.py",
+    "tests/server/test_vllm.py",
     "tests/modeling/test_served_",
     "tests/compressors/test_engine.py",
     "tests/prunebench/test_latency_engine.py",
 )
-CLOCKS = ("tests/loadtest/",)
+CLOCKS = ("tests/loadtest/", "tests/server/")
 ORDER = ("engines", "clocks")
 
 
