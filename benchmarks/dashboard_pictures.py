@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 from benchmarks.dashboard_answers import substituted
 from benchmarks.pages import read_raw
 
-STEM = Path(__file__).with_name("dashboards_evidence_cpu_202611")
+EVIDENCE = Path(__file__).with_name("dashboards_evidence_cpu_202611")
 COLUMNS = 3
 WIDTH, ROW_HEIGHT = 1350, 250
 PALETTE = ("#1f60c4", "#e0752d", "#3f9c5a", "#8f3bb8", "#c4162a", "#7a7a7a", "#b8860b", "#11848f", "#d44a9c", "#555500")
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--board", action="append", help="only this one; may be given several times")
     parser.add_argument("--chromium", action="store_true", help="also take a picture of each page")
-    parser.add_argument("--raw", type=Path, default=STEM, help="the evidence, without its ending")
+    parser.add_argument("--raw", type=Path, default=EVIDENCE, help="the evidence, without its ending")
     asked = parser.parse_args(arguments)
     raw = read_raw(asked.raw)
     asked.out.mkdir(parents=True, exist_ok=True)
