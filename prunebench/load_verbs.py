@@ -47,7 +47,6 @@ def loadtest(
 
     Example: prunebench loadtest --url http://127.0.0.1:8000 --model pruned-30 --against dense --concurrency 8 --out run
     """
-    from loadtest.design import design_of_run
     from loadtest.runner import LoadTestRequest
     from prunebench.load_reading import read_level, read_trace_source, read_workload
     from prunebench.loading import default_duration_s, measure_load
@@ -70,9 +69,8 @@ def loadtest(
         context_tokens=context_tokens,
         client_processes=client_processes,
         stop_on=stop_on,
-        design=design_of_run(blocks, pilot) if against else None,
     )
-    raise typer.Exit(not measure_load(request, calibrated, hardware))
+    raise typer.Exit(not measure_load(request, calibrated, hardware, pilot))
 
 
 def calibrate(

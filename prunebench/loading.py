@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from artifacts.arrivals import Steps
 from artifacts.run import Level, RunManifest
-from loadtest.design import describe
+from loadtest.design import describe, design_of_run
 from loadtest.plan import Plan
 from loadtest.runner import LoadTestRequest, run_load_test
 from prunebench.calibration import calibrate_for
@@ -22,11 +23,15 @@ def default_duration_s(level: Level, blocks: int) -> float:
     return level.arrivals.total_s * blocks if isinstance(level.arrivals, Steps) else _DEFAULT_DURATION_S
 
 
-def measure_load(request: LoadTestRequest, calibrated: bool = False, hardware_file: Path | None = None) -> bool:
+def measure_load(
+    request: LoadTestRequest, calibrated: bool = False, hardware_file: Path | None = None, pilot: Path | None = None
+) -> bool:
     """Says what can be shown, runs, prints; False if the run is not valid. `calibrated`: before and after it."""
     hardware = show_card(hardware_file, request.url, request.arms, (request.level,), request.workload)
-    if request.design:
-        note(describe(request.design))
+    if request.against is not None:
+        design = design_of_run(request.blocks, pilot)
+        request = replace(request, design=design)
+        note(describe(design))
     with show_progress() as progress:
         run = run_load_test(request, progress, calibration_error_s if calibrated else None)
     for remark in remarks(run):
