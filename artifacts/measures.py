@@ -57,6 +57,9 @@ QUANTITIES: tuple[tuple[str, str, Callable[[RequestRecord], Sequence[float]]], .
     ("e2e", "last output event minus the scheduled send time", e2e_s),
 )
 
+PER_REQUEST: dict[str, Callable[[RequestRecord], Sequence[float]]] = {name: each for name, _, each in QUANTITIES}
+"""The functions of QUANTITIES by name; each gives zero or more values per request, in seconds."""
+
 PERCENTILE_MEASURES: dict[str, Measure] = {
     f"{name}_p{p}_s": Measure(f"{name}_p{p}_s", "s", "lower", f"p{p} of {text}", function, p)
     for name, text, function in QUANTITIES

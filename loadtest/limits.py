@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from artifacts.errors import ConfigError
-from artifacts.measures import CERTIFYING_SAMPLES, e2e_s, inter_token_latencies_s, tpot_s, ttft_s
+from artifacts.measures import CERTIFYING_SAMPLES, PER_REQUEST
 from artifacts.run import RequestRecord
 
 DEFAULT_WINDOW_S = 30.0
-_QUANTITIES: dict[str, Callable[[RequestRecord], Sequence[float]]] = {
-    "ttft": ttft_s,
-    "tpot": tpot_s,
-    "itl": inter_token_latencies_s,
-    "e2e": e2e_s,
-}
 _LATENCY = re.compile(r"(?P<quantity>\w+)_p(?P<percentile>\d+)>(?P<value>[\d.]+)(?P<unit>ms|s)")
 _ERRORS = re.compile(r"errors>(?P<value>[\d.]+)%")
 _FEWEST_FOR_ERRORS = 20
 _ALLOWED = (
-    f"NAME_pN>VALUEms with {', '.join(_QUANTITIES)} and {', '.join(f'p{p}' for p in CERTIFYING_SAMPLES)}, "
+    f"NAME_pN>VALUEms with {', '.join(PER_REQUEST)} and {', '.join(f'p{p}' for p in CERTIFYING_SAMPLES)}, "
     "or errors>VALUE%"
 )
 
@@ -45,7 +39,7 @@ class Limit:
     def values(self, record: RequestRecord) -> Sequence[float]:
         if self.quantity == "errors":
             return (float(not record.ok),)
-        return _QUANTITIES[self.quantity](record) if record.ok else ()
+        return PER_REQUEST[self.quantity](record) if record.ok else ()
 
     def broken_by(self, values: Sequence[float]) -> float | None:
         """What was observed, if that is beyond the limit and there is enough of it."""
@@ -70,7 +64,7 @@ def _limit(text: str) -> Limit:
     if found := _ERRORS.fullmatch(text):
         return Limit(text=text, quantity="errors", percentile=0, most=float(found["value"]) / 100)
     found = _LATENCY.fullmatch(text)
-    if found is None or found["quantity"] not in _QUANTITIES or int(found["percentile"]) not in CERTIFYING_SAMPLES:
+    if found is None or found["quantity"] not in PER_REQUEST or int(found["percentile"]) not in CERTIFYING_SAMPLES:
         raise ConfigError(f"--stop-on {text!r} is no limit. Write {_ALLOWED}.")
     scale = 1e-3 if found["unit"] == "ms" else 1.0
     return Limit(

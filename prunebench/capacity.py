@@ -21,18 +21,16 @@ _LEAST_PATIENCE_S = 10.0
 _MOST_PATIENCE_S = 600.0
 _LEAST_LOOK_S = 5.0
 
-Url = Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")]
 Models = Annotated[
     list[str], typer.Option(help="Served variant; may be given several times. The first is the reference.")
 ]
 LookSeconds = Annotated[
     float | None, typer.Option(help="Least seconds of a full look. Default: until an overload by --precision shows.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Decides arrivals and prompts.")]
 
 
 def search(
-    url: Url,
+    url: opt.Url,
     model: Models,
     slo: Annotated[str, typer.Option(help="Limits as ttft_p95<500ms,tpot_p95<50ms (ttft, tpot, e2e), or a preset.")],
     out: Folder,
@@ -47,7 +45,7 @@ def search(
     warmup: Annotated[float, typer.Option(min=0, help="Seconds of load before each look.")] = 2.0,
     arrivals: opt.ArrivalsOption = Arrivals.poisson,
     burstiness: opt.BurstinessOption = None,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
 ) -> None:
     """Find the highest request rate that each variant sustains within an SLO, by probe, bisection and confirmation.
 
@@ -94,7 +92,7 @@ def search(
 
 
 def sweep(
-    url: Url,
+    url: opt.Url,
     model: Models,
     out: Folder,
     levels: Annotated[str | None, typer.Option(help="Streams kept busy, as in 1,2,4,8. Default: 1,2,4,8,16.")] = None,
@@ -104,7 +102,7 @@ def sweep(
     slo: Annotated[str | None, typer.Option(help="Also counts goodput within it, as ttft_p95<500ms.")] = None,
     prompt_tokens: opt.PromptTokens = None,
     output_tokens: opt.OutputTokens = None,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     hardware: opt.HardwareFile = None,
 ) -> None:
     """Measure tokens/s of the server against tokens/s of each user over levels of load: a Pareto front per variant.

@@ -21,7 +21,7 @@ Pilot = Annotated[Path | None, typer.Option(help="Take the spread from this earl
 
 
 def compare(
-    url: Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")],
+    url: opt.Url,
     model: Annotated[list[str], typer.Option(help="Model to measure; may be given several times.")],
     against: Annotated[str, typer.Option(help="Reference model; also its own A/A control.")],
     out: Folder,
@@ -40,7 +40,7 @@ def compare(
     control: Annotated[bool, typer.Option("--control/--no-control", help="Measure the reference twice.")] = True,
     prompt_tokens: opt.PromptTokens = None,
     output_tokens: opt.OutputTokens = None,
-    seed: Annotated[int, typer.Option(help="Decides arrivals and prompts.")] = 0,
+    seed: opt.Seed = 0,
     hardware: opt.HardwareFile = None,
 ) -> None:
     """Compare models at several levels of load: ratios with intervals, corrected for how much is asked, and a control.

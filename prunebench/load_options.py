@@ -14,6 +14,8 @@ from prunebench.choices import Arrivals, TraceLayout
 
 LENGTH_LAWS = "uniform:LOW:HIGH, lognormal:MEDIAN:P95 or normal:MEAN:STD[:LOW:HIGH]"
 
+Url = Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")]
 Models = Annotated[
     list[str],
     typer.Option(help="Model to measure, or a mix as in dense=0.9,pruned=0.1; may be given several times."),

@@ -12,7 +12,7 @@ from prunebench.comparing import Pilot
 
 
 def loadtest(
-    url: Annotated[str, typer.Option(help="The endpoint, e.g. http://127.0.0.1:8000.")],
+    url: opt.Url,
     model: opt.Models,
     out: Folder,
     against: Annotated[str | None, typer.Option(help="Reference model: pairs the arms in interleaved blocks.")] = None,
@@ -36,7 +36,7 @@ def loadtest(
     prefixes: opt.Prefixes = None,
     natural_ends: opt.NaturalEnds = False,
     blocks: Annotated[int, typer.Option(min=1, help="Interleaved blocks; 8 or more for a trustworthy interval.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Decides arrivals, lengths and prompts.")] = 0,
+    seed: opt.Seed = 0,
     client_processes: opt.ClientProcesses = 1,
     calibrated: opt.Calibrated = False,
     stop_on: opt.StopOn = "",
