@@ -37,6 +37,7 @@ class StudyModel(Document):
     name: Name
     source: str | None = Field(default=None, description="folder, hub id, or `demo`")
     config: dict[str, Any] | None = Field(default=None, description="the content of config.json: a shape, no weights")
+    params: Tokens | None = Field(default=None, description="for the estimate of cost, where the model is not here yet")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -111,6 +112,11 @@ class PaperSpeed(Document):
     tokens: int = Field(default=2048, ge=2)
     pairs: int = Field(default=8, ge=2)
     methods: tuple[Name, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        return f"forward {self.batch}x{self.tokens}"
 
 
 class ServingSpeed(Document):
@@ -130,8 +136,10 @@ class ServingSpeed(Document):
     max_model_len: Tokens | None = None
     fairness: Literal["kv", "memory"] = "kv"
     kv_cache_bytes: Tokens | None = None
+    engine: Literal["vllm", "sim"] = "vllm"
     engine_flags: tuple[str, ...] = ()
     methods: tuple[Name, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
 
 
 Speed = Annotated[PaperSpeed | ServingSpeed, Field(discriminator="mode")]
