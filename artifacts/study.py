@@ -163,7 +163,9 @@ class StudyFile(Document):
     speeds: tuple[Speed, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_cell: float = Field(default=0, ge=0, description="reserved for each cell on a cluster")
-    cell_timeout_s: float | None = Field(default=None, gt=0, description="a cell that takes longer has failed")
+    cell_timeout_s: float | None = Field(
+        default=None, gt=0, description="a cell that takes longer has failed; on one machine"
+    )
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:

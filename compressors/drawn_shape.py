@@ -36,16 +36,26 @@ def write_drawn_shape(
 
     Raises UnsupportedModel for another architecture or allocation, ConfigError for a ratio that leaves nothing.
     """
-    architecture = (config.get("architectures") or ["model of unnamed architecture"])[0]
-    if architecture not in MODEL_TYPES:
-        raise UnsupportedModel(f"{architecture} cannot be drawn. Supported are {', '.join(MODEL_TYPES)}.")
-    base = AutoConfig.for_model(**{**config, "model_type": MODEL_TYPES[architecture]})
+    architecture, base = _described(config)
     layers = pruned_layers(base, ratio, units, allocation, multiple_of)
     with complete_directory(out) as folder:
         pruned = checkpoint_config(base, layers, architecture, str(config.get("dtype", "bfloat16")))
         write_config(pruned, folder)
         _write_tokenizer(folder, int(base.vocab_size))
     return parameters(base, layers)
+
+
+def dense_parameters(config: Mapping[str, Any]) -> int:
+    """Raises UnsupportedModel for another architecture."""
+    _, base = _described(config)
+    return parameters(base, pruned_layers(base, 0.0, ("ffn",), "uniform", None))
+
+
+def _described(config: Mapping[str, Any]) -> tuple[str, Any]:
+    architecture = (config.get("architectures") or ["model of unnamed architecture"])[0]
+    if architecture not in MODEL_TYPES:
+        raise UnsupportedModel(f"{architecture} cannot be drawn. Supported are {', '.join(MODEL_TYPES)}.")
+    return architecture, AutoConfig.for_model(**{**config, "model_type": MODEL_TYPES[architecture]})
 
 
 def pruned_layers(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench import watching
+from prunebench import study_verbs, watching
 from prunebench.capacity import search, sweep
 from prunebench.choices import EngineType, KeyRole, parse_widths
 from prunebench.comparing import compare
@@ -27,6 +27,7 @@ app = typer.Typer(
 for _verb in (compress, recover, loadtest, calibrate, compare, search, sweep):
     app.command()(_verb)
 app.add_typer(watching.app)
+app.add_typer(study_verbs.app)
 
 
 @app.command()

@@ -7,40 +7,23 @@ process, and whoever started it records that.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from artifacts.document import Document
 from artifacts.errors import PrunebenchError
 from artifacts.progress import Progress
-from artifacts.provenance import Provenance, collect_provenance
+from artifacts.provenance import collect_provenance
 from artifacts.study import AccuracyOn, CellRecord, LossOn, PaperSpeed, SpeedAt
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.tasks import TaskRequest, TaskResult, evaluate_tasks
 from prunebench.study.checkpoints import Checkpoint, Place, make_checkpoint, open_base
-from prunebench.study.plan import CellPlan
+from prunebench.study.job import CellJob
 from prunebench.study.speeds import paper_speeds, serving_speeds
-
-
-class CellJob(Document):
-    """A cell and what the measuring process needs beside it. `base` is the dense cell's record, null for itself.
-
-    `folder` is where the study's paths start, `scratch` holds checkpoints while they are needed, `raw` keeps what load
-    tests wrote, and `keeps_checkpoint` says that the next cell begins with the same compressed checkpoint.
-    """
-
-    plan: CellPlan
-    folder: str
-    scratch: str
-    raw: str
-    base: CellRecord | None = None
-    keeps_checkpoint: bool = False
-    attempt: int = 1
 
 
 @dataclass(slots=True)
@@ -84,9 +67,11 @@ def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
         finally:
             place.clear(keeps_compressed=job.keeps_checkpoint)
     except PrunebenchError as error:
-        return failed_record(job, str(error), stages)
+        return CellRecord(
+            **job.identity, status="failed", error=str(error), **_when(stages), provenance=collect_provenance()
+        )
     return CellRecord(
-        **_where(job),
+        **job.identity,
         status="done",
         ratios=made.ratios,
         losses=measured.losses,
@@ -99,21 +84,7 @@ def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
     )
 
 
-def failed_record(job: CellJob, error: str, stages: Stages, provenance: Provenance | None = None) -> CellRecord:
-    return CellRecord(
-        **_where(job),
-        status="failed",
-        error=error,
-        **_when(stages),
-        provenance=provenance or collect_provenance(),
-    )
-
-
-def _where(job: CellJob) -> dict[str, object]:
-    return {"cell": job.plan.cell, "attempts": job.attempt, **job.plan.at.model_dump()}
-
-
-def _when(stages: Stages) -> dict[str, object]:
+def _when(stages: Stages) -> dict[str, Any]:
     spent = {stage: round(seconds, 3) for stage, seconds in stages.spent_s.items()}
     return {"started_at": stages.started_at, "wall_s": round(stages.wall_s, 3), "stages_s": spent}
 
@@ -177,7 +148,3 @@ def _accuracies(job: CellJob, place: Place, made: Checkpoint, progress: Progress
 def _score(result: TaskResult) -> float:
     """Plain accuracy where the task has it, else what it names first."""
     return result.scores["acc"].value if "acc" in result.scores else next(iter(result.scores.values())).value
-
-
-def remove_scratch(scratch: Path) -> None:
-    shutil.rmtree(scratch, ignore_errors=True)

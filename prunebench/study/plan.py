@@ -76,12 +76,12 @@ def expand(study: StudyFile, folder: Path) -> tuple[CellPlan, ...]:
 
 
 def _of_model(study: StudyFile, model: StudyModel) -> Iterator[CellPlan]:
-    common = {"model": model, "texts": study.texts, "tasks": study.tasks, "device": study.device}
-    yield CellPlan(cell="", at=Coordinates(model=model.name, method=DENSE, ratio=0.0), **common)
+    common = {"texts": study.texts, "tasks": study.tasks, "device": study.device}
+    plans = [CellPlan(cell="", at=Coordinates(model=model.name, method=DENSE, ratio=0.0), model=model)]
     for method in study.methods:
         if method.models is None or model.name in method.models:
-            for plan in _of_method(study, model, method):
-                yield plan.model_copy(update=common)
+            plans += _of_method(study, model, method)
+    yield from (plan.model_copy(update=common) for plan in plans)
 
 
 def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iterator[CellPlan]:
@@ -133,8 +133,8 @@ def _speeds(study: StudyFile, at: Coordinates) -> tuple[Speed, ...]:
 
 
 def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
-    used = {plan.calibration, plan.training, *(text.text for text in plan.texts)}
-    plan = plan.model_copy(update={"sources": {text: sources[text] for text in sorted(used - {None}) if text}})
+    used = (plan.calibration, plan.training, *(text.text for text in plan.texts))
+    plan = plan.model_copy(update={"sources": {text: sources[text] for text in used if text is not None}})
     method = None if plan.method is None else plan.method.model_dump(mode="json", exclude={"ratios", "seeds", "models"})
     decisive = plan.model_dump(mode="json", exclude={"cell", "method"}) | {"method": method}
     digest = key_of(decisive)[:_HASH_DIGITS]
