@@ -23,7 +23,7 @@ DENSE = "dense"
 """The method of every model's own cell, which no other method may be named."""
 NO_RECOVERY = "none"
 DEMO = "demo"
-"""As a model: the embedded one. As a text: `demo:` and a part of the corpus it was trained beside."""
+"""As a model: the embedded one. Texts are `demo:` and a part of its corpus, a task is `demo:line_ends`."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]

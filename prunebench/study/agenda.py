@@ -1,7 +1,8 @@
 """Which cell comes next? Nothing here knows how cells are measured, or by whom.
 
-A model's dense cell comes before its others, because they are told against it. Where checkpoints are shared, the cells
-of one group run one after the other, so that none is made twice; elsewhere every cell stands alone.
+A model's dense cell comes before its others, because they are told against it. On one machine, where checkpoints are
+shared, the cells of one group run one after the other, so that none is made twice, and a cell whose speed is measured
+runs with no other beside it. Elsewhere every cell stands alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Agenda:
 
     plans: tuple[CellPlan, ...]
     records: dict[str, CellRecord]
-    shares_checkpoints: bool = True
+    on_one_machine: bool = True
     running: dict[str, CellPlan] = field(default_factory=dict)
 
     @property
@@ -28,12 +29,18 @@ class Agenda:
 
     def take(self) -> CellPlan | None:
         """The next cell that can begin now, which then counts as running; None if there is none."""
-        busy = {plan.group for plan in self.running.values()} if self.shares_checkpoints else set()
         for plan in self.pending:
-            if (plan.at.is_dense or self.base_of(plan) is not None) and plan.group not in busy:
+            if (plan.at.is_dense or self.base_of(plan) is not None) and self._has_room(plan):
                 self.running[plan.cell] = plan
                 return plan
         return None
+
+    def _has_room(self, plan: CellPlan) -> bool:
+        others = self.running.values()
+        if not self.on_one_machine or not others:
+            return True
+        is_alone = bool(plan.speeds) or any(other.speeds for other in others)
+        return not is_alone and plan.group not in {other.group for other in others}
 
     def base_of(self, plan: CellPlan) -> CellRecord | None:
         """The record of the model's dense cell, once there is one; None for that cell itself."""

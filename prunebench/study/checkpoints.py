@@ -26,7 +26,8 @@ from compressors.request import CompressionRequest
 from compressors.source import open_source
 from compressors.verify import verify_variant
 from prunebench.demo_plan import MODEL_DIR
-from prunebench.study.plan import DEMO_PREFIX, CellPlan, demo_text
+from prunebench.study.demo_corpus import PREFIX, QUESTIONS, demo_text, line_end_questions
+from prunebench.study.plan import CellPlan
 
 Watch = Callable[[str], AbstractContextManager[None]]
 _DIGITS = 12
@@ -77,21 +78,26 @@ class Place:
 
     def text(self, name: str) -> Path:
         """A file with the text; parts of the demo's corpus are written into the scratch folder."""
-        if not name.startswith(DEMO_PREFIX):
+        if not name.startswith(PREFIX):
             return self.folder / name
-        path = self.scratch / f"{name.replace(':', '-')}-{self.plan.sources[name][:_DIGITS]}.txt"
-        if not path.is_file():
-            write_text_atomically(path, demo_text(name))
-        return path
+        return self._written(name, ".txt", demo_text)
 
     def corpus(self, name: str) -> str:
         """Like `text`, but a hub data set's name stays one."""
-        is_file = name.startswith(DEMO_PREFIX) or (self.folder / name).is_file()
+        is_file = name.startswith(PREFIX) or (self.folder / name).is_file()
         return str(self.text(name)) if is_file else name
 
     def task(self, source: str) -> str:
+        if source == QUESTIONS:
+            return str(self._written(source, ".jsonl", lambda _: line_end_questions()))
         local = self.folder / source
         return str(local) if local.is_file() else source
+
+    def _written(self, name: str, suffix: str, content: Callable[[str], str]) -> Path:
+        path = self.scratch / f"{name.replace(':', '-')}-{self.plan.sources[name][:_DIGITS]}{suffix}"
+        if not path.is_file():
+            write_text_atomically(path, content(name))
+        return path
 
     def clear(self, *, keeps_compressed: bool) -> None:
         """Removes what this cell needed and no other does."""

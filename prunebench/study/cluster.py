@@ -23,7 +23,7 @@ _ATTEMPTS = 2
 class Cluster:
     """A Backend over `address`, as in `ray start`'s output, or `auto`. Raises ConfigError if Ray is not installed."""
 
-    shares_checkpoints = False
+    on_one_machine = False
 
     def __init__(self, address: str, study: StudyFile) -> None:
         if find_spec("ray") is None:

@@ -29,8 +29,8 @@ from artifacts.study import (
     StudyText,
 )
 from artifacts.unfinished import key_of
+from prunebench.study.demo_corpus import PREFIX, QUESTIONS, demo_text, line_end_questions
 
-DEMO_PREFIX = "demo:"
 _HASH_DIGITS = 8
 T = TypeVar("T")
 
@@ -56,7 +56,10 @@ class CellPlan(Document):
     def group(self) -> str:
         """Cells of one group begin with the same compressed checkpoint."""
         decisive = [self.model, self.method, self.at.ratio, self.at.seed, self.calibration, self.calibration_tokens]
-        shown = [each.model_dump(mode="json") if isinstance(each, Document) else each for each in decisive]
+        shown = [
+            each.model_dump(mode="json", exclude_defaults=True) if isinstance(each, Document) else each
+            for each in decisive
+        ]
         return key_of([shown, self.sources.get(self.calibration or "")])
 
     @property
@@ -133,10 +136,15 @@ def _speeds(study: StudyFile, at: Coordinates) -> tuple[Speed, ...]:
 
 
 def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
-    used = (plan.calibration, plan.training, *(text.text for text in plan.texts))
+    used = (plan.calibration, plan.training, *(text.text for text in plan.texts), *(task.source for task in plan.tasks))
     plan = plan.model_copy(update={"sources": {text: sources[text] for text in used if text is not None}})
-    method = None if plan.method is None else plan.method.model_dump(mode="json", exclude={"ratios", "seeds", "models"})
-    decisive = plan.model_dump(mode="json", exclude={"cell", "method"}) | {"method": method}
+    method = (
+        None
+        if plan.method is None
+        else plan.method.model_dump(mode="json", exclude={"ratios", "seeds", "models"}, exclude_defaults=True)
+    )
+    # Without defaults: an option that is added later must not rename the cells that do not use it.
+    decisive = plan.model_dump(mode="json", exclude={"cell", "method"}, exclude_defaults=True) | {"method": method}
     digest = key_of(decisive)[:_HASH_DIGITS]
     return plan.model_copy(update={"cell": f"{_slug(plan.at)}-{digest}"})
 
@@ -148,12 +156,14 @@ def _slug(at: Coordinates) -> str:
 
 def _texts_of(study: StudyFile) -> Iterable[str]:
     named = [study.calibration, study.training, *(text.text for text in study.texts)]
-    return dict.fromkeys(name for name in named if name is not None)
+    return dict.fromkeys(name for name in (*named, *(task.source for task in study.tasks)) if name is not None)
 
 
 def _sha256(text: str, folder: Path) -> str:
-    """Of a file's content; of the demo's text likewise; of a hub data set's name."""
-    if text.startswith(DEMO_PREFIX):
+    """Of a file's content; of the demo's text likewise; of the name of what others provide."""
+    if text == QUESTIONS:
+        return hashlib.sha256(line_end_questions().encode()).hexdigest()
+    if text.startswith(PREFIX):
         return hashlib.sha256(demo_text(text).encode()).hexdigest()
     path = folder / text
     if path.is_file():
@@ -161,16 +171,6 @@ def _sha256(text: str, folder: Path) -> str:
     if Path(text).suffix:
         raise ConfigError(f"{path} does not exist, and the study names it as a text. Give a file, or `demo:held_out`.")
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def demo_text(name: str) -> str:
-    """The part of the demo model's corpus that `demo:PART` names. Raises ConfigError for another part."""
-    from modeling.python_corpus import load_corpus
-
-    part = name.removeprefix(DEMO_PREFIX)
-    if part not in ("train", "calibration", "held_out"):
-        raise ConfigError(f"{name} is no part of the demo's corpus. Use demo:train, demo:calibration or demo:held_out.")
-    return "\n<|endoftext|>\n".join(load_corpus(part).texts)  # type: ignore[arg-type]
 
 
 def _or(own: tuple[T, ...] | None, shared: tuple[T, ...]) -> tuple[T, ...]:

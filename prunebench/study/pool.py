@@ -40,7 +40,7 @@ class Rooms:
 class Pool:
     """`submit` as many jobs as there are `slots`; `next_record` gives what came of them, in the order of their end."""
 
-    shares_checkpoints = True
+    on_one_machine = True
 
     def __init__(self, workers: int, rooms: Rooms) -> None:
         self.slots = workers

@@ -24,6 +24,7 @@ from prunebench.study.job import CellJob, lost_record
 from prunebench.study.plan import CellPlan, expand
 from prunebench.study.results import write_results
 
+FILE_NAME = "study.json"
 _REDRAW_S = 0.5
 _FORMER_WORKERS_S = 30.0
 
@@ -61,15 +62,15 @@ class OpenStudy:
             scratch=str(self.scratch.resolve()),
             raw=str((self.out / "raw" / plan.cell).resolve()),
             base=agenda.base_of(plan),
-            keeps_checkpoint=agenda.shares_checkpoints and not agenda.is_last_of_group(plan),
+            keeps_checkpoint=agenda.on_one_machine and not agenda.is_last_of_group(plan),
             attempt=attempt,
         )
 
 
 class Backend(Protocol):
-    """Who measures. `shares_checkpoints`: its cells see the same scratch folder."""
+    """Who measures. `on_one_machine`: cells share the scratch folder and the cores."""
 
-    shares_checkpoints: bool
+    on_one_machine: bool
 
     @property
     def slots(self) -> int:
@@ -112,7 +113,8 @@ def run_study(
         found = study.records()
         attempts = {record.cell: record.attempts for record in found}
         kept = worth_keeping(study.plans, found, retries_failed=retries_failed)
-        agenda = Agenda(study.plans, kept, backend.shares_checkpoints)
+        agenda = Agenda(study.plans, kept, backend.on_one_machine)
+        study.file.save(study.out / FILE_NAME)
         watch(agenda, None)
         try:
             if not agenda.is_finished:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from artifacts.errors import LoadTestError
 from artifacts.fleet import Fleet, VariantEntry
+from artifacts.measures import TOTAL_MEASURES
 from artifacts.progress import Progress
-from artifacts.run import ArmSummary, Comparison, load_run
+from artifacts.run import ArmSummary, Comparison, Estimate, load_run
 from artifacts.study import DENSE, PaperSpeed, ServingSpeed, SpeedAt
 from artifacts.traffic import Workload
 from compressors.forward_timing import ForwardRequest, time_forward
@@ -21,13 +22,12 @@ from prunebench.study.checkpoints import Checkpoint, Place
 _VARIANT = "variant"
 _TWO_BYTES = 2
 _ONE_BYTE_FLAG = "fp8"
-# By the name of a ratio: the quantity it is a ratio of, and its unit.
-_QUANTITIES = {
-    "speedup_output_tokens_per_s": ("output_tokens_per_s", "tokens/s"),
-    "speedup_tpot_p50": ("tpot_p50_s", "s"),
-    "speedup_ttft_p50": ("ttft_p50_s", "s"),
-    "speedup_e2e_p50": ("e2e_p50_s", "s"),
-}
+# Of the load test's measures, those that sizing a server needs; the ones with a paired ratio have an interval.
+_QUANTITIES = (
+    "output_tokens_per_s",
+    "requests_per_s",
+    *(f"{name}_p{p}_s" for name in ("ttft", "tpot", "e2e") for p in (50, 95)),
+)
 
 
 def paper_speeds(
@@ -149,21 +149,30 @@ def speeds_of(speed: ServingSpeed, folder: Path) -> list[SpeedAt]:
 
 
 def _of_level(label: str, comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> list[SpeedAt]:
+    """By quantity. Where no block certifies a percentile, the ratio of the whole run's values stands without bounds."""
     (compared,) = [comparison for comparison in comparisons if not comparison.is_control]
     summary = {arm.model: arm.measures for arm in reversed(arms)}
-    return [
-        SpeedAt(
-            mode="serving",
-            level=label,
-            quantity=quantity,
-            speedup=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
-            pairs=estimate.n,
-            base_value=summary[DENSE].get(quantity),
-            value=summary[_VARIANT].get(quantity),
-            unit=unit,
+    blocks = max((estimate.n for estimate in compared.ratios.values()), default=0)
+    found = []
+    for quantity in _QUANTITIES:
+        base_value, value = summary[DENSE].get(quantity), summary[_VARIANT].get(quantity)
+        if not base_value or not value:
+            continue
+        is_rate = quantity in TOTAL_MEASURES
+        plain = Estimate(value=value / base_value if is_rate else base_value / value, n=blocks)
+        estimate = compared.ratios.get(f"speedup_{quantity if is_rate else quantity.removesuffix('_s')}", plain)
+        found.append(
+            SpeedAt(
+                mode="serving",
+                level=label,
+                quantity=quantity,
+                speedup=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                pairs=estimate.n,
+                base_value=base_value,
+                value=value,
+                unit=TOTAL_MEASURES[quantity][0] if is_rate else "s",
+            )
         )
-        for name, (quantity, unit) in _QUANTITIES.items()
-        if (estimate := compared.ratios.get(name)) is not None
-    ]
+    return found
