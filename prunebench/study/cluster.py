@@ -30,7 +30,7 @@ class Cluster:
             raise ConfigError("A cluster needs Ray, which is not installed. Install prunebench[cluster].")
         self._address = address
         self._gpus = study.gpus_per_cell
-        self._running: dict[Any, tuple[CellJob, int]] = {}
+        self._running: dict[Any, tuple[CellJob, int]] = {}  # by Ray's reference: the job, and on how many nodes it was
 
     def __enter__(self) -> Self:
         import ray
@@ -77,7 +77,7 @@ class Cluster:
             return lost_record(job, " ".join(str(error.cause).split())[:300] or type(error.cause).__name__)
         except ray.exceptions.RayError as error:
             if attempt < _ATTEMPTS:
-                self._begin(job, attempt + 1)
+                self._begin(job.model_copy(update={"attempt": job.attempt + 1}), attempt + 1)
                 return None
             return lost_record(job, f"Its process was lost on {attempt} nodes ({type(error).__name__}).")
 

@@ -29,10 +29,11 @@ _LOOKS_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """Where the workers of a study write; `worker_log` is for what they say outside cells."""
+    """Where the workers of a study write, and what they are: a program that takes a socket's path and the lock's."""
 
     logs: Path
     lock: Path
+    program: tuple[str, ...] = (sys.executable, "-m", "prunebench.study.worker")
     timeout_s: float | None = None
     cells_per_worker: int | None = None
 
@@ -182,7 +183,7 @@ WORKER_LOG = "workers.log"
 
 def _start(address: str, rooms: Rooms) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-m", "prunebench.study.worker", address, str(rooms.lock.resolve())]
+    command = [*rooms.program, address, str(rooms.lock.resolve())]
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         under_warden(_GRACE_S, (rooms.logs / WORKER_LOG).resolve(), command),

@@ -78,7 +78,8 @@ def write_results(records: Sequence[CellRecord], folder: Path) -> tuple[Path, Pa
             write(rows, partial)
             partial.replace(path)
         except (OSError, sqlite3.OperationalError) as error:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
             raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
     return made
 
