@@ -87,8 +87,8 @@ class Cluster:
 
 def measure_remotely(job_text: str) -> str:
     """Runs on a node, in a folder of its own that goes with the cell."""
-    from prunebench.study.cell import measure_cell
-
     job = CellJob.model_validate_json(job_text)
     with tempfile.TemporaryDirectory(prefix="prunebench-cell-") as scratch:
+        from prunebench.study.cell import measure_cell
+
         return measure_cell(job.model_copy(update={"scratch": scratch}), silent).model_dump_json()
