@@ -134,6 +134,8 @@ class ServingSpeed(Document):
     window_s: float = Field(default=5, gt=0)
     warmup_s: float = Field(default=1, ge=0)
     max_model_len: Tokens | None = None
+    first: bool = Field(default=False, description="in cells of their own, before all others: what must not wait")
+    models: tuple[Name, ...] | None = None
     fairness: Literal["kv", "memory"] = "kv"
     kv_cache_bytes: Tokens | None = None
     engine: Literal["vllm", "sim"] = "vllm"
@@ -190,7 +192,8 @@ class StudyFile(Document):
         methods, models = {method.name for method in self.methods}, {model.name for model in self.models}
         for narrowed in (*self.recoveries, *self.speeds):
             _require_known("method", narrowed.methods, methods)
-        for asked in [recovery.models for recovery in self.recoveries] + [method.models for method in self.methods]:
+        served = [speed for speed in self.speeds if isinstance(speed, ServingSpeed)]
+        for asked in [limited.models for limited in (*self.recoveries, *self.methods, *served)]:
             _require_known("model", asked, models)
         bare = [method.name for method in self.methods if not (method.ratios or self.ratios)]
         if bare:

@@ -31,14 +31,14 @@ def plan(
     """Say which cells a study has and how long they take; measured cells correct the estimate. Measures nothing."""
     from prunebench.console import print_result, show_table
     from prunebench.study.cost import known_params, learn
-    from prunebench.study.display import plan_rows
+    from prunebench.study.display import cell_rows, plan_rows
     from prunebench.study.run import open_study
 
-    opened = open_study(study, out)
+    opened = open_study(study, out, needs_texts=False)
     records = opened.records()
     prices = learn(known_params(opened.file.models, opened.folder, records), opened.plans, records)
     done = {record.cell for record in records}
-    show_table(plan_rows(opened.plans, prices, done, each=each))
+    show_table((cell_rows if each else plan_rows)(opened.plans, prices, done))
     costs = [prices.of(cell) for cell in opened.plans]
     left_s = sum(cost.total_s for cost in costs if cost.cell not in done)
     print_result(

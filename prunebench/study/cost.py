@@ -49,8 +49,9 @@ class Prices:
     factors: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
 
     def of(self, plan: CellPlan) -> CellCost:
-        corrected, known = {}, True
-        for stage, seconds in assumed_s(plan, self.params[plan.model.name]).items():
+        assumed = assumed_s(plan, self.params[plan.model.name])
+        corrected, known = {}, bool(assumed)
+        for stage, seconds in assumed.items():
             factor = self._factor(stage, plan)
             known = known and factor is not None
             corrected[stage] = seconds * (1.0 if factor is None else factor)

@@ -14,47 +14,55 @@ from artifacts.study import CellRecord
 from artifacts.units import format_seconds
 from prunebench.console import note
 from prunebench.study.agenda import Agenda
-from prunebench.study.cost import CellCost, Prices, learn
+from prunebench.study.cost import Prices, learn
 from prunebench.study.plan import CellPlan
 from prunebench.study.run import Watcher
 
 Line = tuple[str, str]
 
 
-def plan_rows(plans: Sequence[CellPlan], prices: Prices, done: set[str], *, each: bool) -> list[list[str]]:
-    """One row a model and method, or one a cell; the last row is the sum. The first row is the header."""
-    rows = [["model", "method" if not each else "cell", "cells", "done", "time a cell", "left", "estimate from"]]
-    groups = _grouped(plans, each=each)
+def plan_rows(plans: Sequence[CellPlan], prices: Prices, done: set[str]) -> list[list[str]]:
+    """One row a model and method; the last row is the sum. The first row is the header."""
+    rows = [["model", "method", "cells", "done", "time a cell", "left", "estimate from"]]
+    groups: dict[Line, list[CellPlan]] = {**_grouped(plans), ("all", ""): list(plans)}
     for (model, name), members in groups.items():
         costs = [prices.of(plan) for plan in members]
         left_s = sum(cost.total_s for cost in costs if cost.cell not in done)
-        rows.append([model, name, *_counts(members, costs, done, left_s)])
-    costs = [prices.of(plan) for plan in plans]
-    left_s = sum(cost.total_s for cost in costs if cost.cell not in done)
-    rows.append(["all", "", *_counts(plans, costs, done, left_s)])
+        mean_s = sum(cost.total_s for cost in costs) / len(costs)
+        counts = (str(len(members)), str(sum(plan.cell in done for plan in members)))
+        source = _source(all(cost.measured for cost in costs))
+        rows.append([model, name, *counts, format_seconds(mean_s), format_seconds(left_s), source])
     return rows
 
 
-def _grouped(plans: Sequence[CellPlan], *, each: bool) -> dict[Line, list[CellPlan]]:
+def cell_rows(plans: Sequence[CellPlan], prices: Prices, done: set[str]) -> list[list[str]]:
+    """One row a cell, in the order of work, with what has passed by its end. The first row is the header."""
+    rows, passed_s = [["cell", "time", "all until then", "estimate from"]], 0.0
+    for plan in plans:
+        cost = prices.of(plan)
+        passed_s += 0.0 if plan.cell in done else cost.total_s
+        state = "is there" if plan.cell in done else format_seconds(cost.total_s)
+        rows.append([plan.cell, state, format_seconds(passed_s), _source(cost.measured)])
+    return rows
+
+
+def _source(measured: bool) -> str:
+    return "measured cells" if measured else "counted work"
+
+
+def _grouped(plans: Sequence[CellPlan]) -> dict[Line, list[CellPlan]]:
     groups: dict[Line, list[CellPlan]] = {}
     for plan in plans:
-        name = plan.cell if each else plan.at.method + (f" + {plan.at.recovery}" if plan.recovery else "")
+        name = plan.at.method + (f" + {plan.at.recovery}" if plan.recovery else " (first)" if plan.first else "")
         groups.setdefault((plan.at.model, name), []).append(plan)
     return groups
-
-
-def _counts(members: Sequence[CellPlan], costs: Sequence[CellCost], done: set[str], left_s: float) -> list[str]:
-    mean_s = sum(cost.total_s for cost in costs) / len(costs)
-    source = "measured cells" if all(cost.measured for cost in costs) else "counted work"
-    finished = sum(plan.cell in done for plan in members)
-    return [str(len(members)), str(finished), format_seconds(mean_s), format_seconds(left_s), source]
 
 
 def status_rows(plans: Sequence[CellPlan], records: Sequence[CellRecord]) -> list[list[str]]:
     """The standing by model and method. The first row is the header."""
     known = {record.cell: record.status for record in records}
     rows = [["model", "method", "done", "failed", "left"]]
-    for (model, name), members in _grouped(plans, each=False).items():
+    for (model, name), members in _grouped(plans).items():
         found = [known.get(plan.cell, "left") for plan in members]
         rows.append([model, name, *(str(found.count(state)) for state in ("done", "failed", "left"))])
     return rows

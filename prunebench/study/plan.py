@@ -20,6 +20,8 @@ from artifacts.study import (
     DENSE,
     NO_RECOVERY,
     Coordinates,
+    PaperSpeed,
+    ServingSpeed,
     Speed,
     StudyFile,
     StudyMethod,
@@ -49,6 +51,7 @@ class CellPlan(Document):
     texts: tuple[StudyText, ...] = ()
     tasks: tuple[StudyTask, ...] = ()
     speeds: tuple[Speed, ...] = ()
+    first: bool = False
     device: str = "cpu"
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -68,13 +71,16 @@ class CellPlan(Document):
         return self.method is not None and self.method.method is not None
 
 
-def expand(study: StudyFile, folder: Path) -> tuple[CellPlan, ...]:
-    """Every cell once, in the order of work: a model's dense cell first, then method by method, small budgets first.
+def expand(study: StudyFile, folder: Path, *, needs_texts: bool = True) -> tuple[CellPlan, ...]:
+    """Every cell once, in the order of work: what the study wants first, with the dense cells that it needs; then model
+    by model the dense cell, and method by method, small budgets first.
 
-    `folder` is where the study's paths start. Raises ConfigError for a text that is missing.
+    `folder` is where the study's paths start. Raises ConfigError for a text that is missing, if texts are needed.
     """
-    sources = {text: _sha256(text, folder) for text in _texts_of(study)}
+    sources = {text: _sha256(text, folder, needs_texts) for text in _texts_of(study)}
     plans = [_named(plan, sources) for model in study.models for plan in _of_model(study, model)]
+    hurried = {plan.at.model for plan in plans if plan.first}
+    plans.sort(key=lambda plan: not (plan.first or (plan.at.is_dense and plan.at.model in hurried)))
     return tuple({plan.cell: plan for plan in plans}.values())
 
 
@@ -84,7 +90,7 @@ def _of_model(study: StudyFile, model: StudyModel) -> Iterator[CellPlan]:
     for method in study.methods:
         if method.models is None or model.name in method.models:
             plans += _of_method(study, model, method)
-    yield from (plan.model_copy(update=common) for plan in plans)
+    yield from (plan if plan.first else plan.model_copy(update=common) for plan in plans)
 
 
 def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iterator[CellPlan]:
@@ -103,11 +109,15 @@ def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iter
                 at=at,
                 model=model,
                 method=method,
+                device=study.device,
                 calibration=study.calibration if method.calibrated else None,
                 calibration_tokens=study.calibration_tokens if method.calibrated else 0,
             )
-            first = seed == _or(method.seeds, study.seeds)[0]
-            yield bare.model_copy(update={"speeds": _speeds(study, at) if first else ()})
+            speeds = _speeds(study, at) if seed == _or(method.seeds, study.seeds)[0] else ()
+            hurried = tuple(speed for speed in speeds if isinstance(speed, ServingSpeed) and speed.first)
+            if hurried:
+                yield bare.model_copy(update={"speeds": hurried, "first": True})
+            yield bare.model_copy(update={"speeds": tuple(speed for speed in speeds if speed not in hurried)})
             yield from _recovered(study, bare)
 
 
@@ -116,7 +126,7 @@ def _recovered(study: StudyFile, bare: CellPlan) -> Iterator[CellPlan]:
     for recovery in study.recoveries:
         wanted = ((recovery.ratios, at.ratio), (recovery.seeds, at.seed), (recovery.methods, at.method))
         limited = (*wanted, (recovery.models, at.model))
-        if not bare.is_pruned or any(asked is not None and own not in asked for asked, own in limited):
+        if not bare.is_pruned or not all(_within(own, asked) for asked, own in limited):
             continue
         for tokens in sorted(recovery.tokens):
             there = at.model_copy(update={"recovery": recovery.method, "recovery_tokens": tokens})
@@ -130,9 +140,18 @@ def _speeds(study: StudyFile, at: Coordinates) -> tuple[Speed, ...]:
     chosen = [
         speed
         for speed in study.speeds
-        if (speed.methods is None or at.method in speed.methods) and (speed.ratios is None or at.ratio in speed.ratios)
+        if _within(at.method, speed.methods)
+        and _within(at.ratio, speed.ratios)
+        and _within(at.model, speed.models if isinstance(speed, ServingSpeed) else None)
     ]
-    return tuple(speed.model_copy(update={"methods": None, "ratios": None}) for speed in chosen)
+    wide = {"methods": None, "ratios": None}
+    return tuple(
+        speed.model_copy(update=wide if isinstance(speed, PaperSpeed) else wide | {"models": None}) for speed in chosen
+    )
+
+
+def _within(own: T, asked: tuple[T, ...] | None) -> bool:
+    return asked is None or own in asked
 
 
 def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
@@ -146,7 +165,7 @@ def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
     # Without defaults: an option that is added later must not rename the cells that do not use it.
     decisive = plan.model_dump(mode="json", exclude={"cell", "method"}, exclude_defaults=True) | {"method": method}
     digest = key_of(decisive)[:_HASH_DIGITS]
-    return plan.model_copy(update={"cell": f"{_slug(plan.at)}-{digest}"})
+    return plan.model_copy(update={"cell": f"{_slug(plan.at)}{'.first' if plan.first else ''}-{digest}"})
 
 
 def _slug(at: Coordinates) -> str:
@@ -159,7 +178,7 @@ def _texts_of(study: StudyFile) -> Iterable[str]:
     return dict.fromkeys(name for name in (*named, *(task.source for task in study.tasks)) if name is not None)
 
 
-def _sha256(text: str, folder: Path) -> str:
+def _sha256(text: str, folder: Path, must_be_there: bool) -> str:
     """Of a file's content; of the demo's text likewise; of the name of what others provide."""
     if text == QUESTIONS:
         return hashlib.sha256(line_end_questions().encode()).hexdigest()
@@ -168,7 +187,7 @@ def _sha256(text: str, folder: Path) -> str:
     path = folder / text
     if path.is_file():
         return sha256_of_file(path)
-    if Path(text).suffix:
+    if must_be_there and Path(text).suffix:
         raise ConfigError(f"{path} does not exist, and the study names it as a text. Give a file, or `demo:held_out`.")
     return hashlib.sha256(text.encode()).hexdigest()
 

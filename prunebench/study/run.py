@@ -94,12 +94,12 @@ class Watcher(Protocol):
     def __call__(self, agenda: Agenda, ended: CellRecord | None) -> None: ...
 
 
-def open_study(path: Path, out: Path | None = None) -> OpenStudy:
-    """`out` None is `STUDY.study` beside the file. Raises ConfigError for a file or a text that is not there."""
+def open_study(path: Path, out: Path | None = None, *, needs_texts: bool = True) -> OpenStudy:
+    """`out` None is `STUDY.study` beside the file. Raises ConfigError for a file that is not there, or a text that is
+    not although it is needed."""
     study = StudyFile.load(path)
-    return OpenStudy(
-        file=study, folder=path.parent, out=out or path.with_suffix(".study"), plans=expand(study, path.parent)
-    )
+    plans = expand(study, path.parent, needs_texts=needs_texts)
+    return OpenStudy(file=study, folder=path.parent, out=out or path.with_suffix(".study"), plans=plans)
 
 
 def run_study(

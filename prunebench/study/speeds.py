@@ -20,6 +20,7 @@ from compressors.forward_timing import ForwardRequest, time_forward
 from prunebench.study.checkpoints import Checkpoint, Place
 
 _VARIANT = "variant"
+_DUMMY = ("--load-format", "dummy")
 _TWO_BYTES = 2
 _ONE_BYTE_FLAG = "fp8"
 # Of the load test's measures, those that sizing a server needs; the ones with a paired ratio have an interval.
@@ -104,12 +105,13 @@ def fleet_of(speed: ServingSpeed, base: Checkpoint, made: Checkpoint) -> Fleet:
     defaults = Fleet(variants=(VariantEntry(name=DENSE, engine="sim"),))
     kv_bytes = speed.kv_cache_bytes or defaults.kv_cache_bytes
     freed = _weights_bytes(base) - _weights_bytes(made) if speed.fairness == "memory" else 0
+    drawn = made.drawn and speed.engine == "vllm"
     entries = tuple(
         VariantEntry(
             name=name,
             model=str(each.folder.resolve()),
             engine=speed.engine,
-            engine_flags=(*speed.engine_flags, *each.engine_flags, *(_DUMMY if each.drawn else ())),
+            engine_flags=(*(_DUMMY if drawn else ()), *speed.engine_flags, *each.engine_flags),
             kv_cache_bytes=kv_bytes + extra,
         )
         for name, each, extra in ((DENSE, base, 0), (_VARIANT, made, freed))
@@ -121,9 +123,6 @@ def fleet_of(speed: ServingSpeed, base: Checkpoint, made: Checkpoint) -> Fleet:
         kv_cache_bytes=kv_bytes,
         max_num_seqs=max(defaults.max_num_seqs, most),
     )
-
-
-_DUMMY = ("--load-format", "dummy")
 
 
 def _weights_bytes(checkpoint: Checkpoint) -> int:

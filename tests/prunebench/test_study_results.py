@@ -14,7 +14,7 @@ from artifacts.study import AccuracyOn, CellRecord, LossOn, SpeedAt, StudyFile
 from artifacts.variant import Ratios
 from prunebench.study.agenda import Agenda
 from prunebench.study.cost import CellCost, Prices, assumed_s, known_params, learn
-from prunebench.study.display import Standing, plan_rows, status_rows
+from prunebench.study.display import Standing, cell_rows, plan_rows, status_rows
 from prunebench.study.plan import CellPlan, expand
 from prunebench.study.results import COLUMNS, rows_of, write_results
 from tests.prunebench.small_studies import CELLS, record_of, write_study
@@ -135,7 +135,7 @@ def test_parameters_come_from_records_then_the_study_then_the_files(
 
 
 def test_tables_for_people_count_cells_and_time(plans: tuple[CellPlan, ...]) -> None:
-    rows = plan_rows(plans, Prices(PARAMS), {plans[0].cell}, each=False)
+    rows = plan_rows(plans, Prices(PARAMS), {plans[0].cell})
     assert [row[:4] for row in rows[1:]] == [
         ["tiny", "dense", "1", "1"],
         ["tiny", "random", "4", "0"],
@@ -144,8 +144,9 @@ def test_tables_for_people_count_cells_and_time(plans: tuple[CellPlan, ...]) -> 
         ["all", "", str(CELLS), "1"],
     ]
     assert rows[1][5] == "0 s" and rows[-1][6] == "counted work"
-    each = plan_rows(plans, Prices(PARAMS), set(), each=True)
-    assert [row[1] for row in each[1:-1]] == [plan.cell for plan in plans]
+    each = cell_rows(plans, Prices(PARAMS), {plans[0].cell})
+    assert [row[0] for row in each[1:]] == [plan.cell for plan in plans]
+    assert each[1][1:3] == ["is there", "0 s"] and each[-1][2] == rows[-1][5]
     records = [record_of(plans[0]), record_of(plans[1], status="failed", error="x")]
     assert status_rows(plans, records)[1:3] == [["tiny", "dense", "1", "0", "0"], ["tiny", "random", "0", "1", "3"]]
 
