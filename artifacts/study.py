@@ -193,7 +193,8 @@ class StudyFile(Document):
         for narrowed in (*self.recoveries, *self.speeds):
             _require_known("method", narrowed.methods, methods)
         served = [speed for speed in self.speeds if isinstance(speed, ServingSpeed)]
-        for asked in [limited.models for limited in (*self.recoveries, *self.methods, *served)]:
+        limits = [[each.models for each in group] for group in (self.recoveries, self.methods, served)]
+        for asked in (asked for group in limits for asked in group):
             _require_known("model", asked, models)
         bare = [method.name for method in self.methods if not (method.ratios or self.ratios)]
         if bare:
