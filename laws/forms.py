@@ -74,9 +74,8 @@ class Law:
     def __call__(self, parameters: Sequence[float] | Array, at: Conditions) -> Array:
         """Values at all points: shape (points,) for one set of parameters, (sets, points) for an array of them."""
         columns = np.asarray(parameters)
-        return self.value([columns[..., i, None] for i in range(len(self.parameters))], at).reshape(
-            (*columns.shape[:-1], len(at))
-        )
+        values = self.value([columns[..., i, None] for i in range(len(self.parameters))], at)
+        return np.asarray(values).reshape((*columns.shape[:-1], len(at)))
 
 
 def recovery_factor(at: Conditions) -> Floats:

@@ -1,1 +1,1 @@
-"""From points to fitted laws: what the parameters are, how sure that is, and how far off the law is where it was not fitted."""
+"""From points to fitted laws: their parameters, how sure those are, and how far off a law is elsewhere."""

@@ -41,3 +41,11 @@ def mean_interval(values: Floats, seed: int = 0, count: int = 2000) -> tuple[flo
     drawn = np.random.default_rng(seed).integers(len(values), size=(count, len(values)))
     low, high = expanded_interval(values[drawn].mean(axis=1), len(values))
     return mean, float(low), float(high)
+
+
+def r2_against_mean(off: Floats, observed: Floats, weights: Floats) -> Floats:
+    """1 - residual over total squares, of each row of `weights`; not finite where all observed values are equal."""
+    total = weights.sum(axis=1)
+    spread = weights @ observed**2 - (weights @ observed) ** 2 / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(1 - weights @ off**2 / spread)

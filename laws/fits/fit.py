@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import stats
 
 from artifacts.document import Document
-from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval
+from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_against_mean
 from laws.fits.ols import Regression, log_ols
 from laws.fits.sample import Sample, Scale
 from laws.fits.solve import Problem, minimise, resampled
@@ -32,7 +32,7 @@ class Parameter(Document):
 
 
 class LawFit(Document):
-    """A law's parameters on one sample. AIC and R^2 are on `scale`, and compare between laws of one sample and scale."""
+    """A law's parameters on one sample. AIC and R^2 are on `scale`, and compare within one sample and scale."""
 
     law: str
     way: Way
@@ -42,16 +42,20 @@ class LawFit(Document):
     n: int
     clusters: int
     replicates: int = Field(description="bootstrap replicates that converged, of those tried")
-    r2_adjusted: float | None
+    r2_adjusted: float | None = Field(description="against the mean")
+    r2_low: float | None = Field(default=None, description="of R^2 over resampled clusters, the fit as it is")
+    r2_high: float | None = None
     r2_adjusted_uncentred: float | None
-    f: float | None = Field(description="log-OLS, as the papers: against all parameters 0; NLS: against every point at its dense value")
+    f: float | None = Field(
+        description="log-OLS, as the papers: against all parameters 0; NLS: against every point at its dense value"
+    )
     f_p: float | None
     aic: float
     residual_rms: float
 
     @property
     def form(self) -> Law:
-        return (LAWS | {TIME_SHARE.name: TIME_SHARE})[self.law]
+        return TIME_SHARE if self.law == TIME_SHARE.name else LAWS[self.law]
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -72,9 +76,7 @@ class Fitted(Document):
         return np.array(self.spread).reshape(-1, len(self.fit.parameters))
 
 
-def fit_law(
-    law: Law, sample: Sample, scale: Scale = "log", *, replicates: int = REPLICATES, seed: int = 0
-) -> Fitted:
+def fit_law(law: Law, sample: Sample, scale: Scale = "log", *, replicates: int = REPLICATES, seed: int = 0) -> Fitted:
     """Raises ConfigError if the sample has too few points, or cannot tell the law's parameters apart."""
     problem = Problem.of(law, sample, scale)
     free = minimise(problem)
@@ -100,6 +102,7 @@ def _described(problem: Problem, free: Floats, sets: Floats, regression: Regress
     n, k = len(residuals), len(free)
     squares = float(residuals @ residuals)
     centred = float(np.sum((problem.target - problem.target.mean()) ** 2))
+    r2_low, r2_high = _r2_ends(problem, residuals)
     f, f_p = (regression.f, regression.f_p) if regression else _f_test(problem, squares, k)
     return LawFit(
         law=problem.law.name,
@@ -111,12 +114,24 @@ def _described(problem: Problem, free: Floats, sets: Floats, regression: Regress
         clusters=problem.sample.cluster_count,
         replicates=len(sets),
         r2_adjusted=1 - squares / (n - k) / (centred / (n - 1)) if centred > 0 else None,
+        r2_low=r2_low,
+        r2_high=r2_high,
         r2_adjusted_uncentred=regression.r2_adjusted_uncentred if regression else None,
         f=f,
         f_p=f_p,
         aic=float(n * np.log(2 * np.pi * max(squares, 1e-300) / n) + n + 2 * k),
         residual_rms=float(np.sqrt(squares / n)),
     )
+
+
+def _r2_ends(problem: Problem, residuals: Floats) -> tuple[float | None, float | None]:
+    clusters = problem.sample.cluster_count
+    if clusters < LEAST_CLUSTERS:
+        return None, None
+    weights = cluster_weights(problem.sample.clusters, REPLICATES, 0)
+    values = r2_against_mean(residuals, problem.target, weights)
+    low, high = expanded_interval(values[np.isfinite(values)], clusters)
+    return float(low), float(high)
 
 
 def _f_test(problem: Problem, squares: float, k: int) -> tuple[float | None, float | None]:
@@ -130,9 +145,7 @@ def _f_test(problem: Problem, squares: float, k: int) -> tuple[float | None, flo
     return f, float(stats.f.sf(f, k, n - k))
 
 
-def _parameters(
-    problem: Problem, free: Floats, sets: Floats, regression: Regression | None
-) -> tuple[Parameter, ...]:
+def _parameters(problem: Problem, free: Floats, sets: Floats, regression: Regression | None) -> tuple[Parameter, ...]:
     t_low, t_high = (regression.low, regression.high) if regression else _student(problem, free)
     clusters, k = problem.sample.cluster_count, len(free)
     low, high = expanded_interval(sets, clusters, k) if len(sets) else (None, None)
@@ -142,9 +155,9 @@ def _parameters(
             found.append(Parameter(name=name, value=problem.fixed[name], fixed=True))
             continue
         at = problem.free.index(index)
-        bounds = {"low": low, "high": high, "t_low": t_low, "t_high": t_high}
-        known = {key: float(values[at]) for key, values in bounds.items() if values is not None}
-        found.append(Parameter(name=name, value=float(free[at]), **known))
+        ends = (None if values is None else float(values[at]) for values in (low, high, t_low, t_high))
+        named = dict(zip(("low", "high", "t_low", "t_high"), ends, strict=True))
+        found.append(Parameter.parse({"name": name, "value": float(free[at]), **named}, "a parameter"))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from artifacts.document import Document
 from artifacts.errors import ConfigError
-from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval
+from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_against_mean
 from laws.fits.fit import point_estimate
 from laws.fits.sample import Sample, Scale
 from laws.forms import Array, Floats, Law
@@ -81,12 +81,15 @@ def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Fl
     off = np.nan_to_num(np.concatenate(predictions) - observed, nan=np.inf)
     clusters = np.concatenate([part.clusters for part in parts])
     whole = np.ones((1, len(off)))
-    rmse_of_base, r2 = _rmse(off / base, whole)[0], _r2(off, observed, whole)[0]
-    bounds = {}
+    rmse_of_base, r2 = _rmse(off / base, whole)[0], r2_against_mean(off, observed, whole)[0]
+    bounds: dict[str, float] = {}
     count = len(np.unique(clusters))
     if count >= LEAST_CLUSTERS and np.isfinite(off).all():
         weights = cluster_weights(clusters, _REPLICATES, seed)
-        for name, values in {"rmse_of_base": _rmse(off / base, weights), "r2": _r2(off, observed, weights)}.items():
+        for name, values in {
+            "rmse_of_base": _rmse(off / base, weights),
+            "r2": r2_against_mean(off, observed, weights),
+        }.items():
             low, high = expanded_interval(values[np.isfinite(values)], count)
             bounds |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return HeldOut(
@@ -104,11 +107,3 @@ def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Fl
 def _rmse(off: Floats, weights: Floats) -> Floats:
     """Of each row of `weights`."""
     return np.asarray(np.sqrt(weights @ off**2 / weights.sum(axis=1)))
-
-
-def _r2(off: Floats, observed: Floats, weights: Floats) -> Floats:
-    """Of each row of `weights`; not finite where all observed values are equal."""
-    total = weights.sum(axis=1)
-    spread = weights @ observed**2 - (weights @ observed) ** 2 / total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 - weights @ off**2 / spread)

@@ -52,4 +52,4 @@ def transformed(values: Array, scale: Scale) -> Array:
     if scale == "natural":
         return values
     with np.errstate(invalid="ignore"):
-        return np.log(np.where(values.real > 0, values, np.nan))
+        return np.asarray(np.log(np.where(values.real > 0, values, np.nan)))

@@ -91,14 +91,14 @@ class Problem:
     def jacobian(self, free: Floats) -> Floats:
         """(..., points, free parameters)."""
         if self.is_linear:
-            columns, _ = self.linear_terms()
-            return np.broadcast_to(columns, (*free.shape[:-1], *columns.shape))
+            terms, _ = self.linear_terms()
+            return np.broadcast_to(terms, (*free.shape[:-1], *terms.shape))
         columns = []
         for index in range(free.shape[-1]):
             moved = free.astype(complex)
             moved[..., index] += 1j * _STEP
             columns.append(self.predicted(moved).imag / _STEP)
-        return np.stack(columns, axis=-1)
+        return np.asarray(np.stack(columns, axis=-1), dtype=float)
 
 
 def minimise(problem: Problem) -> Floats:
@@ -133,7 +133,7 @@ def minimise(problem: Problem) -> Floats:
 
 def _linear_answer(problem: Problem) -> tuple[float, Floats]:
     columns, rest = problem.linear_terms()
-    return 0.0, np.linalg.lstsq(columns, problem.target - rest)[0]
+    return 0.0, np.asarray(np.linalg.lstsq(columns, problem.target - rest)[0], dtype=float)
 
 
 def resampled(problem: Problem, estimate: Floats, weights: Floats) -> Floats:

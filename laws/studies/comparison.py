@@ -27,8 +27,10 @@ from laws.studies.samples import NOMINAL, Kind, Scope, sample_of, scopes_of
 SPLITS: tuple[Split, ...] = ("higher ratios", "rolling", "another model")
 RAW = 1.0
 KEPT: Mapping[Kind, tuple[float, ...]] = {"loss": (1.1, 1.25), "accuracy": (0.9, 0.8), "score": (0.9, 0.8)}
-_FORMS: tuple[tuple[Law, float], ...] = ((LAWS["v1"], MILLION), (LAWS["v1"], RAW), (LAWS["v2"], MILLION)) + tuple(
-    (law, MILLION) for name, law in LAWS.items() if name not in ("v1", "v2")
+_FORMS: tuple[tuple[Law, float], ...] = (
+    (LAWS["v1"], MILLION),
+    (LAWS["v1"], RAW),
+    *((law, MILLION) for name, law in LAWS.items() if name != "v1"),
 )
 
 
