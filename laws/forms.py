@@ -74,8 +74,8 @@ class Law:
     def __call__(self, parameters: Sequence[float] | Array, at: Conditions) -> Array:
         """Values at all points: shape (points,) for one set of parameters, (sets, points) for an array of them."""
         columns = np.asarray(parameters)
-        values = self.value([columns[..., i, None] for i in range(len(self.parameters))], at)
-        return np.asarray(values).reshape((*columns.shape[:-1], len(at)))
+        values: Array = self.value([columns[..., i, None] for i in range(len(self.parameters))], at)
+        return values.reshape((*columns.shape[:-1], len(at)))
 
 
 def recovery_factor(at: Conditions) -> Floats:
@@ -85,7 +85,7 @@ def recovery_factor(at: Conditions) -> Floats:
 
 def _v1(p: Sequence[Array], at: Conditions) -> Array:
     alpha, beta, gamma = p
-    return at.base**alpha * (1 + at.ratio) ** beta * recovery_factor(at) ** gamma
+    return np.asarray(at.base**alpha * (1 + at.ratio) ** beta * recovery_factor(at) ** gamma)
 
 
 def _v1_terms(at: Conditions) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""What is a claim, and when does it hold? A claim names its numbers and the ranges they must lie in; nothing else decides.
+"""What is a claim, and when does it hold? It names numbers and the ranges they must lie in; nothing else decides.
 
 A number with an interval must lie in its range with all of the interval. So a study that is too small supports
 nothing, and says that by how sure the verdict is: `refuted` and `open` are both not supported.

@@ -98,11 +98,18 @@ class Analysis:
 
 
 def analyse(
-    study: Study, *, scale: Scale = "log", ratio: str = NOMINAL, replicates: int = REPLICATES, d_unit: float = MILLION
+    study: Study,
+    *,
+    scale: Scale = "log",
+    ratio: str = NOMINAL,
+    replicates: int = REPLICATES,
+    d_unit: float = MILLION,
+    on: str | None = None,
 ) -> Analysis:
-    """Fits losses and accuracies of all methods; deterministic. Raises ConfigError for an unknown ratio."""
+    """Fits losses and mean accuracies of all methods, or with `on` a single text's or task's alone; deterministic."""
+    scopes = (*scopes_of(study, "loss"), *scopes_of(study, "accuracy", each_task=on in study.tasks))
     comparisons, fitted = [], {}
-    for scope in (*scopes_of(study, "loss"), *scopes_of(study, "accuracy")):
+    for scope in scopes if on is None else [scope for scope in scopes if scope.name == on]:
         results, unfitted = [], {}
         for law, unit in _forms(d_unit):
             if unit == RAW and scope.recovery == NO_RECOVERY:

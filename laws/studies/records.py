@@ -7,7 +7,7 @@ a recovered variant, which has the shape of its parent, is as fast as that.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -92,6 +92,22 @@ def read_study(path: Path) -> Study:
     file = folder / STUDY_NAME
     asked = StudyFile.load(path) if path.suffix == ".toml" else StudyFile.load(file) if file.is_file() else None
     return Study(folder, done, tuple(cell for cell in cells if cell.status == "failed"), asked)
+
+
+def on_hardware(study: Study, name: str | None) -> Study:
+    """With the speeds alone that were measured on hardware with `name` in its name; all of them for None.
+
+    Raises ConfigError where none were.
+    """
+    if name is None:
+        return study
+    cells = tuple(
+        cell if name.lower() in measured_on([cell]).lower() else cell.model_copy(update={"speeds": ()})
+        for cell in study.cells
+    )
+    if not any(cell.speeds for cell in cells):
+        raise ConfigError(f"No speed was measured on {name!r}, but on {measured_on(study.cells)}.")
+    return replace(study, cells=cells)
 
 
 def variant_key(cell: CellRecord) -> VariantKey:
