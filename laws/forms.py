@@ -95,7 +95,7 @@ def _v1_terms(at: Conditions) -> tuple[Floats, Floats]:
 
 def _v2(p: Sequence[Array], at: Conditions) -> Array:
     log_p0, alpha = p
-    return at.base * np.exp(log_p0) * (1 - at.ratio) ** alpha
+    return np.asarray(at.base * np.exp(log_p0) * (1 - at.ratio) ** alpha)
 
 
 def _v2_terms(at: Conditions) -> tuple[Floats, Floats]:

@@ -44,7 +44,7 @@ def fit(
     """Fit every law to every method of a study: parameters with intervals, R2, F, AIC, and the error held out.
 
     The laws are v1 (twice: with D as asked for and in raw tokens) and v2 of the seed paper, the P2 law, the sparse
-    scaling law, and a line and a parabola in r. The log scale is ordinary least squares where a law is linear in logarithms.
+    scaling law, and a line and a parabola in r. What is linear in logarithms is fitted by ordinary least squares there.
 
     Example: prunebench laws fit demo-laws.study --ratio params_total --out fits.json
     """

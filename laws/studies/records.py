@@ -82,7 +82,7 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """From a study's folder, or the file that it was run from. Raises ConfigError where there are no cells."""
-    folder = path.with_suffix(_SUFFIX) if path.suffix == ".toml" else path
+    folder = study_folder(path)
     if not (folder / CELLS_NAME).is_dir():
         raise ConfigError(f"{folder} holds no {CELLS_NAME}/. Give the folder that `prunebench study run` wrote.")
     cells = load_cells(folder)
@@ -92,6 +92,11 @@ def read_study(path: Path) -> Study:
     file = folder / STUDY_NAME
     asked = StudyFile.load(path) if path.suffix == ".toml" else StudyFile.load(file) if file.is_file() else None
     return Study(folder, done, tuple(cell for cell in cells if cell.status == "failed"), asked)
+
+
+def study_folder(path: Path) -> Path:
+    """A study's working folder, from itself or from the study's file."""
+    return path.with_suffix(_SUFFIX) if path.suffix == ".toml" else path
 
 
 def on_hardware(study: Study, name: str | None) -> Study:
