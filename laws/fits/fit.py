@@ -102,7 +102,7 @@ def _described(problem: Problem, free: Floats, sets: Floats, regression: Regress
     n, k = len(residuals), len(free)
     squares = float(residuals @ residuals)
     centred = float(np.sum((problem.target - problem.target.mean()) ** 2))
-    r2_low, r2_high = _r2_ends(problem, residuals)
+    r2_low, r2_high = _r2_ends(problem, residuals, len(sets))
     f, f_p = (regression.f, regression.f_p) if regression else _f_test(problem, squares, k)
     return LawFit(
         law=problem.law.name,
@@ -124,11 +124,11 @@ def _described(problem: Problem, free: Floats, sets: Floats, regression: Regress
     )
 
 
-def _r2_ends(problem: Problem, residuals: Floats) -> tuple[float | None, float | None]:
+def _r2_ends(problem: Problem, residuals: Floats, count: int) -> tuple[float | None, float | None]:
     clusters = problem.sample.cluster_count
-    if clusters < LEAST_CLUSTERS:
+    if not count or clusters < LEAST_CLUSTERS:
         return None, None
-    weights = cluster_weights(problem.sample.clusters, REPLICATES, 0)
+    weights = cluster_weights(problem.sample.clusters, count, 0)
     values = r2_against_mean(residuals, problem.target, weights)
     low, high = expanded_interval(values[np.isfinite(values)], clusters)
     return float(low), float(high)

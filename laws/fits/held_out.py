@@ -43,8 +43,8 @@ class HeldOut(Document):
     r2_high: float | None = None
 
 
-def held_out(law: Law, sample: Sample, split: Split, scale: Scale = "log", seed: int = 0) -> HeldOut | None:
-    """None where nothing can be left out, or what is left cannot be fitted."""
+def held_out(law: Law, sample: Sample, split: Split, scale: Scale = "log", bounds: bool = True) -> HeldOut | None:
+    """None where nothing can be left out, or what is left cannot be fitted; `bounds`: with intervals."""
     usable = sample.for_law(law)
     fitted, parts, predictions = 0, [], []
     for train, test in _folds(usable, split):
@@ -55,7 +55,7 @@ def held_out(law: Law, sample: Sample, split: Split, scale: Scale = "log", seed:
         fitted += len(train)
         parts.append(usable.choose(test))
         predictions.append(np.asarray(law(parameters, parts[-1].at), dtype=float))
-    return _errors(split, fitted, parts, predictions, seed) if parts else None
+    return _errors(split, fitted, parts, predictions, bounds) if parts else None
 
 
 def _folds(sample: Sample, split: Split) -> Iterator[tuple[Array, Array]]:
@@ -75,23 +75,23 @@ def _both(train: Array) -> Iterator[tuple[Array, Array]]:
         yield np.flatnonzero(train), np.flatnonzero(~train)
 
 
-def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Floats], seed: int) -> HeldOut:
+def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Floats], bounds: bool) -> HeldOut:
     observed = np.concatenate([part.observed for part in parts])
     base = np.concatenate([part.at.base for part in parts])
     off = np.nan_to_num(np.concatenate(predictions) - observed, nan=np.inf)
     clusters = np.concatenate([part.clusters for part in parts])
     whole = np.ones((1, len(off)))
     rmse_of_base, r2 = _rmse(off / base, whole)[0], r2_against_mean(off, observed, whole)[0]
-    bounds: dict[str, float] = {}
+    ends: dict[str, float] = {}
     count = len(np.unique(clusters))
-    if count >= LEAST_CLUSTERS and np.isfinite(off).all():
-        weights = cluster_weights(clusters, _REPLICATES, seed)
+    if bounds and count >= LEAST_CLUSTERS and np.isfinite(off).all():
+        weights = cluster_weights(clusters, _REPLICATES, 0)
         for name, values in {
             "rmse_of_base": _rmse(off / base, weights),
             "r2": r2_against_mean(off, observed, weights),
         }.items():
             low, high = expanded_interval(values[np.isfinite(values)], count)
-            bounds |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+            ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return HeldOut(
         split=split,
         folds=len(parts),
@@ -100,7 +100,7 @@ def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Fl
         rmse=float(_rmse(off, whole)[0]),
         rmse_of_base=float(rmse_of_base),
         r2=float(r2) if np.isfinite(r2) else None,
-        **bounds,
+        **ends,
     )
 
 

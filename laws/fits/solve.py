@@ -115,11 +115,11 @@ def minimise(problem: Problem) -> Floats:
             lambda p: _finite(problem.predicted(p) - problem.target),
             free,
             jac=lambda p: _finite(problem.jacobian(p)),
+            method="lm",
             x_scale="jac",
             max_nfev=2000,
-            xtol=1e-12,
+            xtol=1e-10,
             ftol=1e-12,
-            gtol=1e-12,
         )
         if best is None or found.cost < best[0]:
             best = (float(found.cost), np.asarray(found.x))

@@ -121,7 +121,7 @@ def recovery_figure(analysis: Analysis, name: str) -> go.Figure | None:
     """The share of the pruned model's loss that recovery takes away, against r, a line per method and budget."""
     study = analysis.study
     pruned = [cell for cell in study.cells if cell.ratio > 0]
-    figure = blank_figure("ratio r", "loss won back, share of the pruned loss")
+    figure = blank_figure("ratio r", "share of the loss won back")
     figure.add_hline(y=0, line={"color": REFERENCE_COLOUR, "width": 1})
     drawn = False
     for place, (method, cells) in enumerate(grouped(pruned, method_label).items()):
@@ -157,11 +157,11 @@ def critical_figure(analysis: Analysis) -> go.Figure | None:
         return None
     figure = blank_figure("critical ratio", "")
     for place, name in enumerate(("v1", "v2")):
-        mine = [(c.scope.label, critical) for c, law, critical in rows if law.name == name]
+        mine = [(c.scope, critical) for c, law, critical in rows if law.name == name]
         values = [critical.ratio for _, critical in mine]
         figure.add_scatter(
             x=values,
-            y=[f"{label}, {_kept_text(critical.kept)}" for label, critical in mine],
+            y=[_row(label, critical.kept) for label, critical in mine],
             error_x={
                 "type": "data",
                 "array": [(c.high if c.high is not None else c.ratio) - c.ratio for _, c in mine],
@@ -173,8 +173,8 @@ def critical_figure(analysis: Analysis) -> go.Figure | None:
             hovertemplate="r = %{x:.2f}",
         )
     _add_seen(figure, analysis)
-    labels = {f"{c.scope.label}, {k.kept}" for c, _, k in rows}
-    figure.update_layout(height=120 + 26 * len(labels))
+    labels = {_row(c.scope, k.kept) for c, _, k in rows}
+    figure.update_layout(height=140 + 40 * len(labels))
     figure.update_xaxes(range=[0, 1.02])
     figure.update_yaxes(autorange="reversed")
     return figure
@@ -182,7 +182,7 @@ def critical_figure(analysis: Analysis) -> go.Figure | None:
 
 def _add_seen(figure: go.Figure, analysis: Analysis) -> None:
     seen = [
-        (f"{c.scope.label}, {_kept_text(kept)}", seen_critical_ratio(analysis, c.scope, kept))
+        (_row(c.scope, kept), seen_critical_ratio(analysis, c.scope, kept))
         for c in analysis.comparisons
         if c.kind == "accuracy"
         for kept in (0.9, 0.8)
@@ -194,8 +194,10 @@ def _add_seen(figure: go.Figure, analysis: Analysis) -> None:
         )
 
 
-def _kept_text(kept: float) -> str:
-    return f"{kept:g} × dense"
+def _row(scope: Scope, kept: float) -> str:
+    """In two lines, for a phone."""
+    method, name = scope.label.split(" · ")
+    return f"{method}<br>{name}, {kept:g} ×"
 
 
 def residual_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | None:

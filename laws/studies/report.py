@@ -98,10 +98,12 @@ def format_parameter(parameter: Parameter) -> str:
 
 
 def short_number(value: float) -> str:
-    """Three significant figures, with a true minus sign and no exponent below a million."""
-    digits = f"{value:.3g}"
-    if "e" in digits:
-        digits = f"{value:.1e}" if abs(value) >= 1e6 or abs(value) < 1e-3 else f"{value:.0f}"
+    """Three decimals below ten, three figures or whole numbers above, with a true minus sign."""
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        digits = f"{value:.1e}"
+    else:
+        digits = f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:.0f}"
     return digits.replace("-", _MINUS, 1) if value < 0 else digits
 
 

@@ -102,11 +102,16 @@ def load_figure(analysis: Analysis) -> go.Figure | None:
 
 
 def quality_adjusted_figure(analysis: Analysis) -> go.Figure | None:
-    """Speed-up times the accuracy that is kept; above 1 the speed makes up for the loss, by this count."""
+    """Speed-up times the accuracy that is kept, at the highest load of the mode that users meet.
+
+    Above 1 the speed makes up for the loss, by this count.
+    """
     rows = [(point, kept) for point in speed_points(analysis.study) if (kept := kept_share(analysis, point))]
     if not rows:
         return None
-    figure = blank_figure("ratio r", "speed-up × accuracy kept")
+    last = max((point.at.mode, load_order(point.at.level)) for point, _ in rows)
+    rows = [row for row in rows if (row[0].at.mode, load_order(row[0].at.level)) == last]
+    figure = blank_figure("ratio r", f"speed-up at {last[1][2]} × accuracy kept")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     arms = grouped(rows, lambda row: (row[0].method, row[0].cell.model, row[0].at.level))
     methods = tuple(dict.fromkeys(arm[0] for arm in arms))
