@@ -1,6 +1,6 @@
 """Are fitted laws right when the truth is known? By simulation: coverage of intervals, and which law wins held out.
 
-    python benchmarks/law_coverage.py [--draws 1000] [--contests 100] [--render-only]
+    python benchmarks/law_coverage.py [--draws 2000] [--contests 100] [--render-only]
 
 Points are drawn from each law with known parameters on a grid of models, ratios and budgets, with errors of one spread;
 all laws are fitted as a study's are. An interval is right if it holds the true parameter; a law wins a contest if its
@@ -28,7 +28,7 @@ from laws.forms import LAWS, Conditions, Law
 
 STEM = Path(__file__).with_name("law_coverage_cpu_202611")
 TRUE: dict[str, tuple[float, ...]] = {
-    "v1": (1.02, 1.9, 0.5),
+    "v1": (1.1, 1.9, 0.5),
     "v2": (-0.05, -0.6),
     "linear": (1.4, 0.4),
     "quadratic": (0.3, 1.6, 0.4),
@@ -81,7 +81,7 @@ def truth(law: Law, at: Conditions) -> Sample:
     )
 
 
-def noisy(sample: Sample, noise: float, seed: int, scale: Scale = "log") -> Sample:
+def noisy(sample: Sample, noise: float, seed: tuple[int, int], scale: Scale = "log") -> Sample:
     """Errors of one spread on the scale."""
     errors = noise * np.random.default_rng(seed).standard_normal(len(sample))
     observed = sample.observed * np.exp(errors) if scale == "log" else sample.observed + errors
@@ -91,9 +91,11 @@ def noisy(sample: Sample, noise: float, seed: int, scale: Scale = "log") -> Samp
 def coverage(name: str, scale: Scale, noise: float, replicates: int, draws: int) -> dict[str, list[int]]:
     """How many of the draws' intervals hold each true parameter, by the kind of interval."""
     sample = truth(LAWS[name], LARGE if len(TRUE[name]) > 3 else SMALL)
+    stream = list(TRUE).index(name) * 2 + (scale == "natural")
     hits: dict[str, list[list[bool]]] = {}
     for seed in range(draws):
-        fit = fit_law(LAWS[name], noisy(sample, noise, seed, scale), scale, replicates=replicates, seed=seed).fit
+        drawn = noisy(sample, noise, (stream, seed), scale)
+        fit = fit_law(LAWS[name], drawn, scale, replicates=replicates, seed=seed).fit
         ends = {"Student": [(p.t_low, p.t_high) for p in fit.parameters]}
         if replicates:
             ends["bootstrap"] = [(p.low, p.high) for p in fit.parameters]
@@ -109,7 +111,7 @@ def contest(name: str, rival: str, draws: int) -> int:
     """How often the true law's held-out error is the lesser."""
     sample, wins = truth(LAWS[name], CONTEST), 0
     for seed in range(draws):
-        drawn = noisy(sample, CONTEST_NOISE, seed)
+        drawn = noisy(sample, CONTEST_NOISE, (100, seed))
         own, other = (held_out(LAWS[law], drawn, "higher ratios", bounds=False) for law in (name, rival))
         assert own is not None and other is not None
         wins += own.rmse_of_base < other.rmse_of_base
@@ -118,7 +120,7 @@ def contest(name: str, rival: str, draws: int) -> int:
 
 def main() -> None:
     parser = page_parser(__doc__)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--contests", type=int, default=100)
     options = parser.parse_args()
     if not options.render_only:
@@ -149,8 +151,8 @@ def render(raw: dict[str, Any]) -> str:
     lines = [
         "# Fitted laws against a known truth",
         "",
-        f"*Question: do 95 % intervals of fitted parameters hold the truth in at least {PROMISED:.0%} of draws, and does "
-        f"the wrong law lose on ratios it has not seen?* **The worst interval holds it in {worst / draws:.1%} of "
+        f"*Question: do 95 % intervals of fitted parameters hold the truth in at least {PROMISED:.0%} of draws, and "
+        f"does the wrong law lose on ratios it has not seen?* **The worst interval holds it in {worst / draws:.1%} of "
         f"{draws:,} draws; the true law wins at least {closest['wins']} of {contests} contests.**",
         "",
         "| law | errors on the scale | spread | interval | coverage, parameter by parameter |",
