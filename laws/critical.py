@@ -30,7 +30,8 @@ def critical_ratio_v2(kept: float, log_p0: float, alpha: float) -> float | None:
     """1 - (kept / P0)^(1/alpha), from L / L0 = P0 (1 - r)^alpha; between 0 and 1, None where alpha is 0."""
     if alpha == 0:
         return None
-    return float(np.clip(1 - np.exp((np.log(kept) - log_p0) / alpha), 0, 1))
+    exponent = (np.log(kept) - log_p0) / alpha
+    return float(np.clip(-np.expm1(min(exponent, 0.0)), 0, 1))
 
 
 def crossing_ratio(

@@ -10,7 +10,7 @@ import typer
 from prunebench.advise_verb import StudyFolder
 
 
-def report(
+def study_report(
     study: StudyFolder,
     out: Annotated[
         Path | None, typer.Option(help="HTML page; a .json goes beside it. Default: report.html in the study's folder.")

@@ -45,7 +45,7 @@ class HeldOut(Document):
 
 def held_out(law: Law, sample: Sample, split: Split, scale: Scale = "log", bounds: bool = True) -> HeldOut | None:
     """None where nothing can be left out, or what is left cannot be fitted; `bounds`: with intervals."""
-    usable = sample.for_law(law)
+    usable = sample.for_law(law, scale)
     fitted, parts, predictions = 0, [], []
     for train, test in _folds(usable, split):
         try:

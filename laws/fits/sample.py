@@ -32,9 +32,10 @@ class Sample:
             models=self.models[index],
         )
 
-    def for_law(self, law: Law) -> Sample:
-        """Without the points of which the law says nothing."""
-        return self.choose(np.flatnonzero(law.defined(self.at)))
+    def for_law(self, law: Law, scale: Scale) -> Sample:
+        """Without the points of which the law says nothing, and those that have no value on the scale, as log 0."""
+        least = 0.0 if scale == "log" else -np.inf
+        return self.choose(np.flatnonzero(law.defined(self.at) & np.isfinite(self.observed) & (self.observed > least)))
 
     @property
     def cluster_count(self) -> int:

@@ -35,7 +35,7 @@ class Problem:
     @classmethod
     def of(cls, law: Law, sample: Sample, scale: Scale) -> Problem:
         """Raises ConfigError if there are not more points than parameters."""
-        usable = sample.for_law(law)
+        usable = sample.for_law(law, scale)
         for condition, least in law.needs.items():
             found = len(np.unique(getattr(usable.at, condition)))
             if found < least:

@@ -12,7 +12,8 @@ import numpy as np
 from artifacts.provenance import Provenance
 from artifacts.study import AccuracyOn, CellRecord, LossOn, SpeedAt
 from artifacts.variant import Ratios
-from laws.studies.records import CELLS_NAME
+from laws.studies.comparison import Analysis, analyse
+from laws.studies.records import CELLS_NAME, Study
 
 PROVENANCE = Provenance(
     created_at="2026-11-22T12:00:00+00:00",
@@ -155,3 +156,12 @@ def _speeds(world: World, rng: np.random.Generator, params: int, ratio: float) -
             value=base if held else base / gain if is_time else base * gain,
             unit="s" if is_time else "1/s",
         )
+
+
+def study_of(world: World, seed: int = 0) -> Study:
+    """Without files."""
+    return Study(Path("made-up.study"), tuple(cells_of_world(world, seed)), (), None)
+
+
+def analysis_of(world: World, seed: int = 0, replicates: int = 100) -> Analysis:
+    return analyse(study_of(world, seed), replicates=replicates)
