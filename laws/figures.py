@@ -10,9 +10,9 @@ from artifacts.variant import VariantManifest
 from laws.findings import HEADLINE, Findings, LevelFinding, quality_value
 
 # Okabe and Ito's colours: told apart by every kind of colour vision. The reference is grey.
-_REFERENCE_COLOUR = "#5f6b7a"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a08000")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon")
+REFERENCE_COLOUR = "#5f6b7a"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a08000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon")
 _CLOSED = "concurrency"
 _RATIO_NAMES = {
     "nominal": "nominal",
@@ -25,9 +25,9 @@ _RATIO_NAMES = {
 
 def colour_of(model: str, findings: Findings) -> str:
     if model == findings.reference:
-        return _REFERENCE_COLOUR
+        return REFERENCE_COLOUR
     others = [name for name in findings.models if name != findings.reference]
-    return _COLOURS[others.index(model) % len(_COLOURS)]
+    return COLOURS[others.index(model) % len(COLOURS)]
 
 
 def speedup_figure(findings: Findings) -> go.Figure | None:
@@ -35,7 +35,7 @@ def speedup_figure(findings: Findings) -> go.Figure | None:
     if findings.reference is None or not findings.levels:
         return None
     figure = level_figure(findings, f"tokens/s, ratio to {findings.reference}")
-    figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
+    figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     for model in findings.models:
         points = [(lv.label, lv.speedups[model][HEADLINE]) for lv in findings.levels if model in lv.speedups]
         if not points:
@@ -122,7 +122,7 @@ def trade_figure(findings: Findings) -> go.Figure | None:
         if loss is not None:
             point = _point_style(model, findings)
             figure.add_scatter(x=[loss - dense_loss], y=[speedups[HEADLINE].value], **point)
-    figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
+    figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     figure.update_layout(showlegend=False)
     return figure
 
@@ -189,7 +189,7 @@ def blocks_figure(findings: Findings) -> go.Figure | None:
     if level is None or not any(level.block_speedups.values()):
         return None
     figure = blank_figure("block", f"tokens/s ratio at {level.label}")
-    figure.add_hline(y=1, line={"color": _REFERENCE_COLOUR, "width": 1})
+    figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     for model, ratios in level.block_speedups.items():
         figure.add_scatter(x=list(range(1, len(ratios) + 1)), y=list(ratios), **line_style(model, findings))
     if level.control_blocks:
@@ -216,7 +216,7 @@ def measure_of(level: LevelFinding, model: str, measure: str) -> float | None:
 
 
 def line_style(model: str, findings: Findings, dash: str = "solid") -> dict[str, Any]:
-    colour, symbol = colour_of(model, findings), _SYMBOLS[findings.models.index(model) % len(_SYMBOLS)]
+    colour, symbol = colour_of(model, findings), SYMBOLS[findings.models.index(model) % len(SYMBOLS)]
     return {
         "name": model,
         "mode": "lines+markers",

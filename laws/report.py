@@ -60,7 +60,7 @@ def render(findings: Findings) -> str:
         findings=findings,
         headlines=headline_rows(findings),
         wide=WIDE,
-        panels=[(name, title, _to_div(figure)) for name, title, draw in PANELS if (figure := draw(findings))],
+        panels=[(name, title, figure_as_div(figure)) for name, title, draw in PANELS if (figure := draw(findings))],
         plotly_js=get_plotlyjs(),
         protocol=quality_protocol(findings.variants),
         quality={name: _quality_row(findings, name) for name in findings.models if name in findings.variants},
@@ -139,5 +139,6 @@ def _quality_row(findings: Findings, model: str) -> dict[str, float | None]:
     return {metric: quality_value(findings.variants[model], metric) for metric in TEXT_METRICS}
 
 
-def _to_div(figure: go.Figure) -> str:
+def figure_as_div(figure: go.Figure) -> str:
+    """A figure as HTML, for a page that carries plotly itself."""
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOT_CONFIG, default_width="100%"))

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench import study_verbs, watching
+from prunebench import laws_verbs, study_verbs, watching
+from prunebench.advise_verb import advise
 from prunebench.capacity import search, sweep
 from prunebench.choices import EngineType, KeyRole, parse_widths
 from prunebench.comparing import compare
@@ -24,9 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (compress, recover, loadtest, calibrate, compare, search, sweep):
+for _verb in (compress, recover, loadtest, calibrate, compare, search, sweep, advise):
     app.command()(_verb)
 app.add_typer(watching.app)
+app.add_typer(laws_verbs.app)
 app.add_typer(study_verbs.app)
 
 

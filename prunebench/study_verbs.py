@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunebench.study_report_verb import study_report
+
 if TYPE_CHECKING:
     from prunebench.study.run import Backend, OpenStudy
 
@@ -16,6 +18,7 @@ app = typer.Typer(
     help="Measure models x methods x ratios x recovery budgets x seeds, in a way that can be stopped and resumed.",
     no_args_is_help=True,
 )
+app.command("report")(study_report)
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file; see studies/.")]
 OutFolder = Annotated[Path | None, typer.Option(help="Working folder. Default: STUDY.study beside the file.")]

@@ -1,0 +1,1 @@
+"""From a study's cells to fits, verdicts, advice and the study's report."""
