@@ -14,6 +14,7 @@ from artifacts.capacity import CapacitySearch
 from artifacts.document import Document
 from artifacts.files import write_text_atomically
 from artifacts.run import RunManifest
+from artifacts.study import CellRecord, StudyFile
 from artifacts.sweep import Sweep
 from laws.findings import Findings
 from laws.roofline import Hardware
@@ -24,6 +25,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "search": CapacitySearch,
     "sweep": Sweep,
     "report": Findings,
+    "study": StudyFile,
+    "cell": CellRecord,
     "hardware": Hardware,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -13,8 +13,10 @@ from artifacts.run import Level
 from laws.findings import gather_findings
 from laws.roofline import Hardware
 from prunebench.schemas import DOCUMENTS, schema_text, write_schemas
+from prunebench.study.run import open_study
 from tests.laws.answers import Writer, campaign_folder, search_folder, sweep_folder
 from tests.laws.conftest import make_run
+from tests.prunebench.small_studies import record_of, write_study
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
@@ -63,6 +65,10 @@ def test_written_documents_satisfy_their_schemas(write: Writer, tmp_path: Path) 
         "report": tmp_path / "report.json",
         "hardware": tmp_path / "hardware.json",
     }
+    study = open_study(write_study(tmp_path / "study"))
+    record_of(study.plans[1]).save(tmp_path / "cell.json")
+    study.file.save(tmp_path / "study.json")
+    files |= {"cell": tmp_path / "cell.json", "study": tmp_path / "study.json"}
     assert files.keys() == DOCUMENTS.keys()
     for name, path in files.items():
         jsonschema.validate(json.loads(path.read_text()), schema(name))
