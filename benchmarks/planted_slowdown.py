@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from artifacts.run import Design, Estimate, Level, Workload
-from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
+from benchmarks.pages import draw_page, interval, made_with, page_parser, read_raw, write_raw
 from benchmarks.simulated_fleet import simulated_fleet
 from loadtest.design import plan_design
 from loadtest.pairing import estimate_ratio
@@ -166,10 +166,6 @@ def render(raw: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 if __name__ == "__main__":
