@@ -92,7 +92,8 @@ def summarise_energy(
     if log is None:
         return None
     rows = (arm_energy(log, arm, model, kind, records, windows) for kind in KINDS for arm, model in enumerate(arms))
-    return Energy(**dict(log), arms=tuple(row for row in rows if row is not None))
+    read = {name: getattr(log, name) for name in EnergyLog.model_fields}
+    return Energy(**read, arms=tuple(row for row in rows if row is not None))
 
 
 def arm_energy(
