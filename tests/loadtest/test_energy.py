@@ -157,6 +157,17 @@ def test_joules_per_token_times_tokens_per_second_is_watts(make_record: MakeReco
     assert arm.above_idle_joules_per_token == pytest.approx((200 - 2 * 20) / 100)
 
 
+def test_an_arm_pays_for_its_own_tokens_alone(make_record: MakeRecord) -> None:
+    """Streams of another arm may still run in its lead-in: here they fill the same second."""
+    played = records(make_record, {(0, 0): 8, (1, 0): 12})
+    energy = summarise_energy(log({(0, 0): 80.0, (1, 0): 30.0}), ["a", "b"], played, windows(2, 1))
+    assert energy is not None
+    assert [(row.model, row.output_tokens, row.joules_per_token) for row in energy.arms] == [
+        ("a", 40, pytest.approx(2)),
+        ("b", 60, pytest.approx(0.5)),
+    ]
+
+
 def test_a_window_of_unknown_energy_takes_its_tokens_with_it(make_record: MakeRecord) -> None:
     played = records(make_record, {(0, 0): 8, (0, 1): 12})
     energy = summarise_energy(log({(0, 0): 80.0, (0, 1): None}), ["a"], played, windows(1, 2))
