@@ -11,6 +11,7 @@ from artifacts.energy import ENERGY_RATIOS, BoardState, DeviceEnergy, Energy, Wi
 from artifacts.run import Estimate, Level, RunManifest
 from laws.energy import board_rows, energy_rows
 from laws.energy_figures import energy_figure
+from laws.figures import colour_of
 from laws.findings import gather_findings
 from laws.report import write_report
 from laws.roofline import Hardware
@@ -129,10 +130,12 @@ def test_a_page_without_data_has_no_table_of_it(run_folder: Writer, tmp_path: Pa
 
 def test_the_picture_has_a_line_per_model_and_kind(run_folder: Writer) -> None:
     folders = [run_folder(f"c{n}", with_energy(make_run(Level(concurrency=n)), *PAIR)) for n in (1, 4)]
-    figure = energy_figure(gather_findings(folders, None))
+    findings = gather_findings(folders, None)
+    figure = energy_figure(findings)
     assert figure is not None
     assert {line.name: list(line.y) for line in figure.data} == {"dense": [1.25, 1.25], "small": [1.0, 1.0]}
     assert list(figure.data[0].x) == ["concurrency 1", "concurrency 4"]
+    assert [line.line.color for line in figure.data] == [colour_of(m, findings) for m in ("dense", "small")]
     both = with_energy(make_run(ONE), *PAIR, {"arm": 0, "model": "dense", "kind": "cpu", "joules_per_token": 0.1})
     figure = energy_figure(gather_findings([run_folder("both", both)], None))
     assert figure is not None
