@@ -29,9 +29,11 @@ from artifacts.run import RequestRecord, write_requests
 from loadtest.by_hand import ByHand, watch_over
 from loadtest.client_page import ClientCounts
 from loadtest.conductor import Conductor
+from loadtest.energy_watch import EnergyWatch
 from loadtest.limits import DEFAULT_WINDOW_S, Watch, parse_limits
 from loadtest.page_server import KIND, shown
 from loadtest.plan import Plan
+from loadtest.power_meters import meters_here
 from loadtest.protocol import (
     API_KEY_VARIABLE,
     OUTCOME_NAME,
@@ -170,7 +172,8 @@ def _play_share(environment: Any, plan: Plan, path: Path, share: Share) -> None:
 
     part = Share(number=share.number, parts=share.parts, meet=meet)
     with shown(plan, share.number) as page:
-        records, outcome = Conductor(plan, client.send, tell, heard, part).play()
+        energy = EnergyWatch(meters_here(plan.served_here)) if share.number == 0 else None
+        records, outcome = Conductor(plan, client.send, tell, heard, part, energy).play()
     client.close()
     write_requests(path.with_name(part_name(RECORDS_NAME, share.number)), records)
     outcome.save(path.with_name(part_name(OUTCOME_NAME, share.number)))
