@@ -44,7 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STEM = Path(__file__).with_name("bench_serve_beside_cpu_202611")
 RATES_PER_S = (1.0, 2.5, 5.0)
 """Of each client."""
-WORKLOAD = Workload(prompt_tokens=32, output_tokens=48)
+PROMPT_TOKENS = 32
+WORKLOAD = Workload(prompt_tokens=PROMPT_TOKENS, output_tokens=48)
 WINDOW_S, LEAD_IN_S, THEIR_S = 20.0, 1.0, 34.0
 OUR_START_S = 4.0  # what a Locust process takes before it sends
 TEXT_PAIRS = 100
@@ -211,12 +212,13 @@ def text_costs_s(url: str) -> list[float]:
     tokeniser = AutoTokenizer.from_pretrained(MODEL_DIR)
     generator = np.random.default_rng(0)
     connection = HTTPConnection(url.removeprefix("http://"))
-    drawn = [generator.integers(3, 500, WORKLOAD.prompt_tokens).tolist() for _ in range(2 * TEXT_PAIRS)]
-    first_s = [
-        first_token_s(connection, tokeniser.decode(ids) if number % 2 else ids) for number, ids in enumerate(drawn)
-    ]
+    costs_s = []
+    for _ in range(TEXT_PAIRS):
+        ids, others = generator.integers(3, 500, (2, PROMPT_TOKENS)).tolist()
+        ids_s = first_token_s(connection, ids)
+        costs_s.append(first_token_s(connection, tokeniser.decode(others)) - ids_s)
     connection.close()
-    return [text_s - ids_s for ids_s, text_s in zip(first_s[::2], first_s[1::2], strict=True)]
+    return costs_s
 
 
 def first_token_s(connection: HTTPConnection, prompt: str | list[int]) -> float:
