@@ -145,8 +145,8 @@ def render(raw: dict[str, Any]) -> str:
             "| --- | ---: |",
             f"| blocks in the pool (one real run, three arms) | {len(pool['slowed'])} |",
             f"| spread of a block's log-ratio, A/A | {raw['pool_spread']:.2%} |",
-            f"| measured ratio, slowed to reference | {interval(both['slowed'])} |",
-            f"| measured ratio, reference to itself | {interval(both['control'])} |",
+            f"| measured ratio, slowed to reference | {interval(both['slowed'], 4)} |",
+            f"| measured ratio, reference to itself | {interval(both['control'], 4)} |",
             f"| recommended blocks after a pilot of {PILOT_BLOCKS}: median, least, most | "
             f"{np.median(sizes):.0f}, {min(sizes)}, {max(sizes)} |",
             f"| drawn procedures that found the slowdown | {power:.1%} |",
