@@ -14,9 +14,11 @@ from artifacts.capacity import CapacitySearch
 from artifacts.document import Document
 from artifacts.files import write_text_atomically
 from artifacts.run import RunManifest
+from artifacts.study import CellRecord
 from artifacts.sweep import Sweep
 from laws.findings import Findings
 from laws.roofline import Hardware
+from laws.studies.findings import Fits, StudyFindings
 
 DOCUMENTS: dict[str, type[Document]] = {
     "run": RunManifest,
@@ -25,6 +27,9 @@ DOCUMENTS: dict[str, type[Document]] = {
     "sweep": Sweep,
     "report": Findings,
     "hardware": Hardware,
+    "cell": CellRecord,
+    "fits": Fits,
+    "study_report": StudyFindings,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
