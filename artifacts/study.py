@@ -23,7 +23,7 @@ DENSE = "dense"
 """The method of every model's own cell, which no other method may be named."""
 NO_RECOVERY = "none"
 DEMO = "demo"
-"""As a model: the embedded one. As a text: `demo:` and a part of the corpus it was trained beside."""
+"""As a model: the embedded one. Texts are `demo:` and a part of its corpus, a task is `demo:line_ends`."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -37,6 +37,7 @@ class StudyModel(Document):
     name: Name
     source: str | None = Field(default=None, description="folder, hub id, or `demo`")
     config: dict[str, Any] | None = Field(default=None, description="the content of config.json: a shape, no weights")
+    params: Tokens | None = Field(default=None, description="for the estimate of cost, where the model is not here yet")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -111,6 +112,11 @@ class PaperSpeed(Document):
     tokens: int = Field(default=2048, ge=2)
     pairs: int = Field(default=8, ge=2)
     methods: tuple[Name, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        return f"forward {self.batch}x{self.tokens}"
 
 
 class ServingSpeed(Document):
@@ -128,10 +134,14 @@ class ServingSpeed(Document):
     window_s: float = Field(default=5, gt=0)
     warmup_s: float = Field(default=1, ge=0)
     max_model_len: Tokens | None = None
+    first: bool = Field(default=False, description="in cells of their own, before all others: what must not wait")
+    models: tuple[Name, ...] | None = None
     fairness: Literal["kv", "memory"] = "kv"
     kv_cache_bytes: Tokens | None = None
+    engine: Literal["vllm", "sim"] = "vllm"
     engine_flags: tuple[str, ...] = ()
     methods: tuple[Name, ...] | None = None
+    ratios: tuple[Ratio, ...] | None = None
 
 
 Speed = Annotated[PaperSpeed | ServingSpeed, Field(discriminator="mode")]
@@ -155,7 +165,9 @@ class StudyFile(Document):
     speeds: tuple[Speed, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_cell: float = Field(default=0, ge=0, description="reserved for each cell on a cluster")
-    cell_timeout_s: float | None = Field(default=None, gt=0, description="a cell that takes longer has failed")
+    cell_timeout_s: float | None = Field(
+        default=None, gt=0, description="a cell that takes longer has failed; on one machine"
+    )
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
@@ -180,7 +192,9 @@ class StudyFile(Document):
         methods, models = {method.name for method in self.methods}, {model.name for model in self.models}
         for narrowed in (*self.recoveries, *self.speeds):
             _require_known("method", narrowed.methods, methods)
-        for asked in [recovery.models for recovery in self.recoveries] + [method.models for method in self.methods]:
+        served = [speed for speed in self.speeds if isinstance(speed, ServingSpeed)]
+        limits = [[each.models for each in group] for group in (self.recoveries, self.methods, served)]
+        for asked in (asked for group in limits for asked in group):
             _require_known("model", asked, models)
         bare = [method.name for method in self.methods if not (method.ratios or self.ratios)]
         if bare:

@@ -11,8 +11,8 @@ equal weights): symmetric, and at most ln 2 even where the model gives no probab
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from artifacts.document import Document
 from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
 from artifacts.variant import QualityRecord
+from compressors.request import Device
 from compressors.source import load_model, load_tokenizer, open_source
 from compressors.text import TextCorpus, encode_documents, read_corpus, window_prefix
 
@@ -32,19 +33,21 @@ COMPARED = frozenset({"kl_nats", "js_nats", "top1_agreement"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """`max_tokens` stops after that many predicted tokens; the text's order decides which."""
+    """`max_tokens` stops after that many predicted tokens; the text's order decides which. Computes on `device`."""
 
     model: Path
     text: Path
     reference: Path | None = None
     length_tokens: int = 512
     max_tokens: int | None = None
+    device: Device = "cpu"
 
 
 class Evaluation(Document):
     """Means over `tokens` predicted tokens, in nats."""
 
     loss_nats: float
+    standard_error_nats: float | None = Field(default=None, description="of the loss; null for a single window")
     perplexity: float
     tokens: int
     length_tokens: int
@@ -98,11 +101,15 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     windows = evaluation_windows(tokenizer, corpus, request.length_tokens, request.max_tokens)
     model = load_model(request.model)
     reference = None if request.reference is None else _load_reference(request.reference, model, tokenizer)
-    sums = Sums()
+    for each in (model, reference):
+        if each is not None:
+            each.to(request.device)
+    sums = []
     with torch.inference_mode():
         for done, window in enumerate(windows):
             progress("evaluate", done, len(windows))
-            add_window(sums, model, reference, torch.tensor([window]))
+            sums.append(Sums())
+            add_window(sums[-1], model, reference, torch.tensor([window], device=request.device))
     progress("evaluate", len(windows), len(windows))
     return _evaluation(sums, request, corpus)
 
@@ -173,11 +180,31 @@ def _load_reference(folder: Path, model: Any, tokenizer: Any) -> Any:
     return reference
 
 
-def _evaluation(sums: Sums, request: EvaluationRequest, corpus: TextCorpus) -> Evaluation:
+def standard_error_nats(windows: Sequence[Sums]) -> float | None:
+    """Of the mean loss a token, None for one window (Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.9).
+
+    Windows are drawn, not tokens: those of one window are as hard as each other. The mean is a ratio of two sums over
+    windows, so what varies is a window's loss about what its number of tokens would have given it.
+    """
+    if len(windows) < 2:
+        return None
+    tokens = sum(window.tokens for window in windows)
+    mean = sum(window.loss_nats for window in windows) / tokens
+    squares = sum((window.loss_nats - mean * window.tokens) ** 2 for window in windows)
+    return math.sqrt(squares * len(windows) / (len(windows) - 1)) / tokens
+
+
+def _total(windows: Sequence[Sums]) -> Sums:
+    return Sums(**{field.name: sum(getattr(each, field.name) for each in windows) for field in fields(Sums)})
+
+
+def _evaluation(windows: Sequence[Sums], request: EvaluationRequest, corpus: TextCorpus) -> Evaluation:
+    sums = _total(windows)
     loss_nats = sums.loss_nats / sums.tokens
     compared = request.reference is not None
     return Evaluation(
         loss_nats=loss_nats,
+        standard_error_nats=standard_error_nats(windows),
         perplexity=math.exp(loss_nats) if loss_nats < 700 else math.inf,
         tokens=sums.tokens,
         length_tokens=request.length_tokens,

@@ -26,6 +26,7 @@ from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
 from artifacts.variant import QualityRecord
 from compressors.endpoint import EndpointScorer
+from compressors.request import Device
 from compressors.scoring import Scorer, TransformersScorer
 from compressors.source import load_model, load_tokenizer, open_source
 from compressors.task_sources import load_tasks
@@ -40,13 +41,14 @@ _NEEDED = "Install the eval extra: pip install 'prunebench[eval]'."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRequest:
     """`limit` takes the first questions of each task. With `url`, the model served there as `served_as` answers, and
-    `model` gives tokenizer and context length."""
+    `model` gives tokenizer and context length; without, it answers on `device`."""
 
     model: Path
     tasks: tuple[str, ...]
     limit: int | None = None
     url: str | None = None
     served_as: str | None = None
+    device: Device = "cpu"
 
 
 class TaskScore(Document):
@@ -103,7 +105,7 @@ def evaluate_tasks(request: TaskRequest, progress: Progress = silent) -> tuple[T
 
 def _open_scorer(request: TaskRequest, tokenizer: Any) -> Scorer:
     if request.url is None:
-        return TransformersScorer(load_model(request.model), tokenizer)
+        return TransformersScorer(load_model(request.model).to(request.device), tokenizer)
     return EndpointScorer(request.url, request.served_as or request.model.resolve().name, tokenizer)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from artifacts.errors import ConfigError, PrunebenchError
-from prunebench import laws_verbs, watching
+from prunebench import laws_verbs, study_verbs, watching
 from prunebench.advise_verb import advise
 from prunebench.capacity import search, sweep
 from prunebench.choices import EngineType, KeyRole, parse_widths
@@ -29,6 +29,7 @@ for _verb in (compress, recover, loadtest, calibrate, compare, search, sweep, ad
     app.command()(_verb)
 app.add_typer(watching.app)
 app.add_typer(laws_verbs.app)
+app.add_typer(study_verbs.app)
 
 
 @app.command()

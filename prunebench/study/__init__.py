@@ -1,0 +1,1 @@
+"""Studies: what is to be measured, in which order, by whom, and what it cost."""

@@ -1,0 +1,206 @@
+"""Speeds of a cell: which memory both models get, what a load test gives, and drawn shapes from file to table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artifacts.campaign import Campaign, LevelResult
+from artifacts.errors import LoadTestError
+from artifacts.provenance import collect_provenance
+from artifacts.run import ArmSummary, Comparison, Design, Estimate, Gate, RunManifest
+from artifacts.study import PaperSpeed, ServingSpeed, load_cells
+from artifacts.traffic import Level, Workload
+from artifacts.variant import Ratios
+from prunebench.study.checkpoints import Checkpoint
+from prunebench.study.speeds import fleet_of, speeds_of
+from tests.prunebench.conftest import Verb
+
+GIB = 1 << 30
+LEVELS = (Level(concurrency=1), Level(concurrency=300))
+SPEED = ServingSpeed(
+    mode="serving", levels=LEVELS, prompt_tokens=8, output_tokens=8, blocks=2, kv_cache_bytes=GIB, max_model_len=64
+)
+WORKLOAD = Workload(prompt_tokens=8, output_tokens=8)
+RATIOS = Ratios(nominal=0.5, params_total=0.5, params_blocks=0.5, kv_bytes_per_token=0.5, flops_per_token=0.5)
+
+
+def checkpoint(name: str, params: int, *flags: str, drawn: bool = False) -> Checkpoint:
+    return Checkpoint(folder=Path(name), params=params, ratios=RATIOS, drawn=drawn, engine_flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("fairness", "variant", "cache_bytes"),
+    [
+        ("kv", checkpoint("v", 400), GIB),
+        ("memory", checkpoint("v", 400), GIB + 2 * (1000 - 400)),
+        ("memory", checkpoint("v", 1000, "--quantization", "fp8"), GIB + 1000),
+    ],
+)
+def test_memory_that_pruning_frees_goes_where_the_study_says(
+    fairness: str, variant: Checkpoint, cache_bytes: int
+) -> None:
+    fleet = fleet_of(SPEED.model_copy(update={"fairness": fairness}), checkpoint("d", 1000), variant)
+    dense, pruned = fleet.variants
+    assert (dense.kv_cache_bytes, pruned.kv_cache_bytes) == (GIB, cache_bytes)
+    assert dense.engine_flags == () and pruned.engine_flags == variant.engine_flags
+    assert (fleet.max_num_seqs, fleet.max_model_len) == (300, 64)
+
+
+def test_drawn_weights_are_for_engines_that_have_weights() -> None:
+    drawn = checkpoint("d", 1000, drawn=True), checkpoint("v", 400, "--quantization", "fp8", drawn=True)
+    flags = [entry.engine_flags for entry in fleet_of(SPEED, *drawn).variants]
+    assert flags == [("--load-format", "dummy"), ("--load-format", "dummy", "--quantization", "fp8")]
+    simulated = fleet_of(SPEED.model_copy(update={"engine": "sim"}), *drawn)
+    assert [entry.engine_flags for entry in simulated.variants] == [(), ("--quantization", "fp8")]
+
+
+def gate(passed: bool) -> Gate:
+    return Gate(name="send_lag", observed=0.1, limit=1.0, unit="s", passed=passed, cause="load", remedy="wait")
+
+
+def write_campaign(folder: Path, valid: tuple[bool, ...]) -> Path:
+    """As a load test would leave it: the variant twice as fast by token, with a ratio for the medians only."""
+    arms = tuple(
+        ArmSummary(
+            model=model,
+            fingerprint=None,
+            requests=40,
+            failures=0,
+            failures_by_kind={},
+            output_tokens=1000,
+            measures={"tpot_p50_s": tpot, "tpot_p95_s": 2 * tpot, "output_tokens_per_s": 1 / tpot, "ttft_p50_s": None},
+        )
+        for model, tpot in (("dense", 0.2), ("variant", 0.1), ("dense", 0.25))
+    )
+    ratio = {"speedup_tpot_p50": Estimate(value=1.9, low=1.8, high=2.0, n=8)}
+    compared = Comparison(model="variant", against="dense", ratios=ratio, block_ratios={})
+    control = Comparison(model="dense", against="dense", ratios={}, block_ratios={})
+    design = Design(blocks=8, spread=0.1, spread_source="x", confidence=0.95, power=0.8, family=1, minimum_detectable=1)
+    levels = []
+    for level, passed in zip(LEVELS, valid, strict=True):
+        run = RunManifest(
+            url="http://here",
+            models=("dense", "variant", "dense"),
+            against="dense",
+            level=level,
+            workload=WORKLOAD,
+            duration_s=1,
+            blocks=8,
+            warmup_s=0,
+            gates=(gate(passed),),
+            arms=arms,
+            comparisons=(control, compared),
+            provenance=collect_provenance(),
+        )
+        name = f"concurrency-{level.concurrency}"
+        run.save(folder / name / "run.json")
+        failed = () if passed else (gate(False),)
+        levels.append(
+            LevelResult(folder=name, level=level, valid=passed, failed_gates=failed, comparisons=run.comparisons)
+        )
+    Campaign(
+        url="http://here",
+        models=("variant",),
+        against="dense",
+        workload=WORKLOAD,
+        design=design,
+        levels=tuple(levels),
+        questions=(),
+        controls=(),
+        provenance=collect_provenance(),
+    ).save(folder / "campaign.json")
+    return folder
+
+
+def test_a_load_test_gives_paired_ratios_and_both_values(tmp_path: Path) -> None:
+    found = {(each.level, each.quantity): each for each in speeds_of(SPEED, write_campaign(tmp_path, (True, True)))}
+    assert len(found) == 2 * 3
+    paired = found["concurrency 1", "tpot_p50_s"]
+    assert (paired.speedup, paired.low, paired.high, paired.pairs) == (1.9, 1.8, 2.0, 8)
+    assert (paired.base_value, paired.value, paired.unit) == (0.2, 0.1, "s"), "the control's dense arm is another one"
+    tail, rate = found["concurrency 300", "tpot_p95_s"], found["concurrency 300", "output_tokens_per_s"]
+    assert tail.speedup == pytest.approx(2.0) == rate.speedup and tail.low is None
+    assert rate.unit == "tokens/s"
+
+
+def test_a_level_with_a_failed_gate_gives_no_number(tmp_path: Path) -> None:
+    found = speeds_of(SPEED.model_copy(update={"name": "decode"}), write_campaign(tmp_path / "a", (True, False)))
+    assert {each.level for each in found} == {"decode concurrency 1"}
+    with pytest.raises(LoadTestError, match=r"No level of serving is valid \(send_lag\)"):
+        speeds_of(SPEED, write_campaign(tmp_path / "b", (False, False)))
+
+
+def test_a_paper_speed_names_its_shape() -> None:
+    assert PaperSpeed(mode="paper", batch=2, tokens=512).label == "forward 2x512"
+
+
+SHAPES = """
+title = "a drawn shape, served by the simulator"
+[[models]]
+name = "small"
+[models.config]
+architectures = ["Qwen2ForCausalLM"]
+hidden_size = 64
+intermediate_size = 256
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 2
+vocab_size = 600
+max_position_embeddings = 512
+tie_word_embeddings = true
+[[methods]]
+name = "ffn"
+method = "random"
+ratios = [0.5]
+[[methods]]
+name = "fp8"
+ratios = [0.0]
+engine_flags = ["--itl-ms", "4"]
+[[speeds]]
+mode = "paper"
+tokens = 64
+pairs = 3
+methods = ["ffn"]
+[[speeds]]
+mode = "serving"
+name = "decode"
+first = true
+methods = ["fp8"]
+engine = "sim"
+engine_flags = ["--ttft-ms", "5", "--itl-ms", "12"]
+levels = [{ concurrency = 1 }]
+prompt_tokens = 16
+output_tokens = 16
+blocks = 3
+window_s = 1
+warmup_s = 0.2
+max_model_len = 64
+kv_cache_bytes = 16777216
+"""
+
+
+def test_drawn_shapes_from_the_file_to_the_table(verb: Verb, tmp_path: Path) -> None:
+    """The command that a GPU is given, on a shape that any machine can run; what must not wait is measured first."""
+    (tmp_path / "shapes.toml").write_text(SHAPES)
+    planned = verb("study", "plan", tmp_path / "shapes.toml", "--each")
+    assert planned.code == 0, planned.stderr
+    kinds = [cell.rpartition("-")[0] for cell in planned.result["each_s"]]
+    assert kinds == ["small.dense.r0.s0", "small.fp8.r0.s0.first", "small.ffn.r0.5.s0", "small.fp8.r0.s0"]
+    ran = verb("study", "run", tmp_path / "shapes.toml")
+    assert ran.code == 0 and ran.result["left"] == 0, ran.stderr
+    records = {record.cell.rpartition("-")[0]: record for record in load_cells(tmp_path / "shapes.study")}
+    (forward,) = records["small.ffn.r0.5.s0"].speeds
+    assert (forward.mode, forward.level, forward.pairs) == ("paper", "forward 1x64", 3)
+    ffn = records["small.ffn.r0.5.s0"]
+    assert ffn.base_params is not None and ffn.base_params - (ffn.params or 0) == 4 * 3 * 64 * 128
+    served = records["small.fp8.r0.s0.first"]
+    campaign = json.loads((tmp_path / "shapes.study" / "raw" / served.cell / "decode" / "campaign.json").read_text())
+    if all(level["valid"] for level in campaign["levels"]):
+        tpot = next(speed for speed in served.speeds if speed.quantity == "tpot_p50_s")
+        assert tpot.level == "decode concurrency 1" and tpot.pairs == 3
+        assert tpot.speedup == pytest.approx(12 / 4, rel=0.3)
+    else:  # the gates of a machine that does other work are the load test's to judge
+        assert "is valid" in str(served.error)
