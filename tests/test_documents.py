@@ -52,6 +52,7 @@ def test_every_verb_in_the_readme_exists() -> None:
     from prunebench.cli import app
 
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance}
     used = set(re.findall(r"^prunebench (\w+) ", README, re.MULTILINE))
     assert used <= known
     assert {"compress", "evaluate", "serve", "loadtest", "report"} <= used
