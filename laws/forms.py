@@ -175,7 +175,7 @@ P2 = Law(
     value=_p2,
     starts=((0.5, 0.5, 0.2, 0.3, 0.3, -1.0, 0.1), (0.2, 1.0, 0.5, 0.5, 0.5, -2.0, 0.3)),
     defined=lambda at: (at.ratio > 0) & (at.tokens > 0),
-    needs={"ratio": 2, "tokens": 3, "base_params": 3},
+    needs={"tokens": 3, "base_params": 3, "ratio": 2},
 )
 SPARSE = Law(
     name="sparse scaling",
@@ -185,7 +185,7 @@ SPARSE = Law(
     value=_sparse,
     starts=((0.5, 1.0, 0.5, 0.3, 1.0, 0.3, 1.0), (1.0, 0.5, 0.2, 0.5, 2.0, 0.5, 0.5)),
     defined=lambda at: at.tokens > 0,
-    needs={"ratio": 3, "tokens": 3, "params": 4},
+    needs={"tokens": 3, "ratio": 3, "params": 4},
 )
 TIME_SHARE = Law(
     name="time share",

@@ -18,6 +18,7 @@ from artifacts.study import CellRecord, StudyFile
 from artifacts.sweep import Sweep
 from laws.findings import Findings
 from laws.roofline import Hardware
+from laws.studies.findings import Fits, StudyFindings
 
 DOCUMENTS: dict[str, type[Document]] = {
     "run": RunManifest,
@@ -26,8 +27,10 @@ DOCUMENTS: dict[str, type[Document]] = {
     "sweep": Sweep,
     "report": Findings,
     "study": StudyFile,
-    "cell": CellRecord,
     "hardware": Hardware,
+    "cell": CellRecord,
+    "fits": Fits,
+    "study_report": StudyFindings,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

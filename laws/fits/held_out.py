@@ -75,16 +75,19 @@ def _both(train: Array) -> Iterator[tuple[Array, Array]]:
         yield np.flatnonzero(train), np.flatnonzero(~train)
 
 
-def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Floats], bounds: bool) -> HeldOut:
+def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Floats], bounds: bool) -> HeldOut | None:
+    """None where the law has no value at a point that was left out."""
     observed = np.concatenate([part.observed for part in parts])
     base = np.concatenate([part.at.base for part in parts])
-    off = np.nan_to_num(np.concatenate(predictions) - observed, nan=np.inf)
+    off = np.concatenate(predictions) - observed
+    if not np.isfinite(off).all():
+        return None
     clusters = np.concatenate([part.clusters for part in parts])
     whole = np.ones((1, len(off)))
     rmse_of_base, r2 = _rmse(off / base, whole)[0], r2_against_mean(off, observed, whole)[0]
     ends: dict[str, float] = {}
     count = len(np.unique(clusters))
-    if bounds and count >= LEAST_CLUSTERS and np.isfinite(off).all():
+    if bounds and count >= LEAST_CLUSTERS:
         weights = cluster_weights(clusters, _REPLICATES, 0)
         for name, values in {
             "rmse_of_base": _rmse(off / base, weights),

@@ -14,7 +14,7 @@ from laws.claims.claim import Claim, Measurement, Number, Range, Verdict, judge
 from laws.claims.law_claims import seen_critical_ratio
 from laws.claims.recovery_claims import gains_of
 from laws.claims.score_claims import knees_of
-from laws.studies.comparison import analyse
+from laws.studies.comparison import Analysis, analyse
 from laws.studies.records import MEAN_OF_TASKS, Study
 from laws.studies.samples import Scope
 from tests.laws.synthetic import World, analysis_of, cells_of_world, study_of
@@ -24,7 +24,7 @@ GIGA = 1_000_000_000
 LAW = World(models={"m": 2 * GIGA, "n": 8 * GIGA}, methods=("random",), budgets=(0, 25_000_000), noise=0.01)
 TASKS = replace(LAW, tasks=("piqa", "arc_easy"))
 SIZES = {"a": GIGA // 2, "b": 3 * GIGA, "c": 7 * GIGA, "d": 14 * GIGA}
-SPEED = World(models=SIZES, methods=("random",), seeds=(0,), modes=("paper", "serving"), noise=0.001)
+SPEED = World(models=SIZES, methods=("random",), seeds=(0,), modes=("paper", "serving"), noise=0.001, sets=())
 
 
 def falls(power: float) -> Callable[[str, float, float], float]:
@@ -84,6 +84,11 @@ def verdicts(claim: str, world: World) -> tuple[Verdict, ...]:
 
 
 @cache
+def poor() -> Analysis:
+    return analysis_of(World(models={"m": GIGA}, methods=("random",), ratios=(0.3,), seeds=(0,)), replicates=0)
+
+
+@cache
 def where_it_holds(claim: str) -> tuple[Verdict, ...]:
     """All that is asked of a claim where no world is named."""
     return verdicts(claim, HOLDS.get(claim, TASKS))
@@ -116,8 +121,7 @@ def test_a_verdict_says_with_what_on_what_and_from_where(claim: str) -> None:
 @pytest.mark.parametrize("claim", BY_ID)
 def test_what_a_study_lacks_is_not_testable(claim: str) -> None:
     """One ratio, no tasks, no speeds, no recovery."""
-    poor = World(models={"m": GIGA}, methods=("random",), ratios=(0.3,), seeds=(0,))
-    (verdict,) = verdicts(claim, poor)
+    (verdict,) = judge(BY_ID[claim], poor())
     assert (verdict.verdict, verdict.certainty) == ("not testable here", "none")
     assert verdict.reason.startswith("Needs ")
 
@@ -150,13 +154,13 @@ def test_calibration_free_recovers_better_and_varies_more() -> None:
     def loss(method: str, r: float, d: float) -> float:
         return (1 + r) * float(np.exp((0.05 if method == "random" else 0.001) * rng.standard_normal()))
 
-    world = replace(TASKS, methods=("random", "obs"), accuracy_factor=accuracy, loss_factor=loss, noise=0.001)
+    few = replace(TASKS, methods=("random", "obs"), ratios=(0.1, 0.3, 0.5, 0.7), noise=0.001)
+    world = replace(few, accuracy_factor=accuracy, loss_factor=loss)
     (verdict,) = verdicts("C11", world)
     assert verdict.scope == "random beside obs" and verdict.verdict == "supported"
     assert verdict.numbers[0].value > 0.95 and verdict.numbers[1].value > 0.95
-    (turned,) = verdicts(
-        "C11", replace(world, accuracy_factor=lambda m, r, d: accuracy("obs", r, d) - 0.1 * (m == "random"))
-    )
+    worse = replace(world, accuracy_factor=lambda m, r, d: accuracy("obs", r, d) - 0.1 * (m == "random"))
+    (turned,) = verdicts("C11", worse)
     assert turned.verdict == "not supported" and turned.numbers[0].value == 0
 
 
@@ -234,7 +238,7 @@ def test_when_a_claim_holds(value: float, ends: tuple[float | None, float | None
         measure=lambda analysis: [Measurement(scope="s", conditions="c", numbers=(number,))],
         needs="Needs x.",
     )
-    (verdict,) = judge(claim, analysis_of(World(models={"m": GIGA}, ratios=(0.3,), seeds=(0,)), replicates=0))
+    (verdict,) = judge(claim, poor())
     assert (verdict.verdict, verdict.certainty) == (word, certainty)
     assert verdict.threshold == "x within 0 and 1"
 
