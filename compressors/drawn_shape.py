@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from artifacts.errors import UnsupportedModel
@@ -112,6 +112,9 @@ def parameters(base: Any, layers: tuple[LayerShape, ...]) -> int:
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    core = Tokenizer(models.WordLevel({f"t{index}": index for index in range(vocabulary)}, unk_token="t0"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="t1", unk_token="t0").save_pretrained(folder)
+    """Bytes first, so that any text has tokens, also for families whose own class rebuilds the splitting of text."""
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"t{index}" for index in range(vocabulary))][:vocabulary]
+    core = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token=names[-1]).save_pretrained(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from artifacts.errors import ConfigError, UnsupportedModel
 from compressors.drawn_shape import dense_parameters, write_drawn_shape
@@ -22,7 +22,7 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 100,
+    "vocab_size": 400,
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }
@@ -79,6 +79,9 @@ def test_transformers_builds_it_with_as_many_parameters(tmp_path: Path, asked: d
     matrices = {p.data_ptr(): p.numel() for p in model.parameters() if p.ndim == 2}
     assert sum(matrices.values()) == params
     assert len(load_tokenizer(tmp_path / "out")) == SHAPE["vocab_size"]
+    # Servers load it their own way, and begin with a request in words.
+    for tokenizer in (load_tokenizer(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")):
+        assert tokenizer.decode(tokenizer("Hi you").input_ids) == "Hi you"
 
 
 @pytest.mark.parametrize(
