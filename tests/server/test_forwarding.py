@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import pytest
 
 from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
-from server.asgi import Message, Send
+from server import faults
 from server.checkpoint import Checkpoint
-from server.client_side import EXTENSION, Upstream
+from server.client import Upstream
+from server.doorkeeper import Doorkeeper
 from server.forward import Forwarder
 from server.lifecycle import Lifecycle
 from server.metrics import CLIENT_GONE, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest
 from server.registry import Registry, ServedVariant
+from server.request_head import RequestHead, header_lines
+from server.request_id import HEADER as REQUEST_ID
 
 BODY = b'{"model": "a",   "prompt": "\xc3\xa4"}'
 OK = b"HTTP/1.1 200 OK\r\nX-Own: 1\r\n"
@@ -42,35 +46,58 @@ class Caller:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     path: str = "/v1/completions"
     query: bytes = b""
-    got: list[dict[str, Any]] = field(default_factory=list)
+    whole: bool = True
     gone: bool = False
     paused: bool = False
     refusal: ServingError | None = None
     upstream: Upstream | None = None
+    told: bytes = b""
+    status: int = 0
+    answer: bytes = b""
+    ended: bool = False
+    got: list[tuple[bytes, bytes]] = field(default_factory=list)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @cached_property
+    def head(self) -> RequestHead:
+        target = self.path.encode() + (b"?" + self.query if self.query else b"")
+        return RequestHead(self.path, target, list(self.headers))
 
     @property
-    def scope(self) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "method": "POST",
-            "path": self.path,
-            "raw_path": self.path.encode(),
-            "query_string": self.query,
-            "headers": list(self.headers),
-            "extensions": {EXTENSION: self},
-        }
+    def body_bytes(self) -> int:
+        return len(self.body)
 
-    async def receive(self) -> dict[str, Any]:
-        return {"type": "http.request", "body": self.body, "more_body": False}
+    async def ask(self, forwarder: Forwarder) -> Caller:
+        """Returns when the answer has ended, or been cut."""
+        request = forwarder.hear_head(self)
+        if not self.finished.is_set():
+            forwarder.hear_body(self, request)
+        await self.finished.wait()
+        return self
 
-    async def send(self, message: Any) -> None:
-        self.got.append(message)
-
-    async def begin(self, send: Send, start: Message) -> None:
-        await send(start)
+    def begin(self, status: int, lines: bytes, length: int | None) -> None:
+        self.status = status
+        fields = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+        self.got = [(name, value) for name, value in fields]
 
     def write_body(self, body: bytes, last: bool) -> None:
-        self.got.append({"body": body, "more_body": True})
+        self.answer += body
+
+    def end(self) -> None:
+        self.ended = True
+        self.finished.set()
+
+    def cut(self) -> None:
+        self.finished.set()
+
+    def cut_if_paused(self) -> bool:
+        return self.paused
+
+    def refuse(self, error: ServingError, body: bytes, request_id: bytes) -> None:
+        fields = [*faults.error_headers(error, body), (REQUEST_ID, request_id)]
+        self.begin(error.status, header_lines(fields), len(body))
+        self.write_body(body, True)
+        self.end()
 
     def attach(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -82,19 +109,7 @@ class Caller:
         self.gone = True
         if self.upstream is not None:
             self.upstream.abort()
-
-    @property
-    def status(self) -> int:
-        return int(self.got[0]["status"])
-
-    @property
-    def answer(self) -> bytes:
-        return b"".join(message["body"] for message in self.got[1:])
-
-    @property
-    def ended(self) -> bool:
-        """Whether the answer has a proper end; the ASGI server cuts the connection otherwise."""
-        return self.got[-1].get("more_body") is False
+        self.finished.set()
 
     @property
     def code(self) -> str:
@@ -116,8 +131,7 @@ class DataPath:
         return next(iter(self.registry))
 
     async def ask(self, client: Caller) -> Caller:
-        await self.forwarder(client.scope, client.receive, client.send)
-        return client
+        return await client.ask(self.forwarder)
 
 
 def forwarding(
@@ -131,7 +145,7 @@ def forwarding(
         metrics = GatewayMetrics(registry)
         observed: list[ObservedRequest] = []
         metrics.observe = observed.append  # type: ignore[method-assign]
-        path = DataPath(registry, Forwarder(registry, metrics), observed, [], asyncio.Event())
+        path = DataPath(registry, Forwarder(registry, metrics, Doorkeeper(None)), observed, [], asyncio.Event())
         path.variant.lifecycle = Lifecycle(state="ready")
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -208,7 +222,7 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
             path.variant.checkpoint = Checkpoint(manifest=None, fingerprint=fingerprint)
         client = await path.ask(Caller(headers=((b"x-request-id", b"mine"),)))
         stamp = [] if fingerprint is None else [(b"x-prunebench-fingerprint", fingerprint.encode())]
-        assert client.got[0]["headers"] == [
+        assert client.got == [
             (b"x-own", b"1"),
             (b"x-own", b"2"),
             (b"content-type", b"application/json"),
@@ -296,7 +310,7 @@ def test_a_client_that_leaves_is_counted_as_gone_and_told_nothing(tmp_path: Path
         assert path.registry.held == 1
         client.leave()
         await asking
-        assert client.got == []
+        assert (client.status, client.answer) == (0, b"")
         assert path.observed[0].code == CLIENT_GONE
 
     forwarding(tmp_path, b"", use, hang_up=False)
@@ -309,7 +323,7 @@ def test_only_so_many_are_admitted_and_the_rest_never_reach_the_worker(tmp_path:
         await path.arrived.wait()
         second = await path.ask(Caller())
         assert (second.status, second.code) == (429, "too_many_requests")
-        assert dict(second.got[0]["headers"])[b"retry-after"] == b"1"
+        assert dict(second.got)[b"retry-after"] == b"1"
         first.leave()
         await asking
         assert len(path.requests) == 1
