@@ -173,10 +173,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserError:
             self._give_up()
-        if self._sink is None:
-            self._bound_early()
-        else:
+        if self._sink is not None:
             self._hand_out(self._sink)
+        elif self._pieces:
+            self._bound_early()
         if self.complete or self.lost or self._pieces:
             self._wake()
 

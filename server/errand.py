@@ -8,6 +8,7 @@ errand ends once, and then gives back what it held.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
 from server.request_head import HOP_BY_HOP, RequestHead, header_lines
 from server.request_id import HEADER as REQUEST_ID
+from server.watch import Watch
 
 # What we say ourselves; a worker that is a gateway too says it as well.
 _NOT_RETURNED = HOP_BY_HOP | {REQUEST_ID, b"x-prunebench-variant"}
@@ -37,6 +39,7 @@ class Desk:
 
     registry: Registry
     metrics: GatewayMetrics
+    watch: Watch = field(default_factory=Watch)
     waiting: set[asyncio.Task[None]] = field(default_factory=set)
 
     def wait(self, waiting: Coroutine[None, None, None]) -> None:
@@ -63,7 +66,7 @@ class Errand:
 
     __slots__ = (
         *("_answer", "_ask", "_before", "_client", "_connection", "_desk", "_ended", "_fault", "_inside", "_last"),
-        *("_late", "_looked_at_bytes", "_loop", "_patience", "_replica", "_request", "_reused", "_sent_s", "_timer"),
+        *("_late", "_looked_at_bytes", "_patience", "_replica", "_request", "_reused", "_sent_s"),
         *("_variant", "_wire"),
     )
 
@@ -73,7 +76,6 @@ class Errand:
         self._request = request
         self._variant = variant
         self._ask = ask
-        self._loop = asyncio.get_running_loop()
         self._inside = False
         self._ended = False
         self._replica: Replica | None = None
@@ -81,7 +83,6 @@ class Errand:
         self._late: ServingError | None = None
         self._connection: UpstreamConnection | None = None
         self._answer: ResponseHead | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._sent_s: float | None = None
         self._before, self._last = b"", b"\n\n"
         self._looked_at_bytes = 0
@@ -119,9 +120,9 @@ class Errand:
         pool = replica.pool
         body = self._ask.body_for(self._variant.served_name)
         self._wire = wire_bytes(pool, self._client.head, body, self._request.id)
-        began_s = self._loop.time()
+        began_s = time.monotonic()
         self._patience = Patience(self._variant.name, self._desk.registry.fleet.timeouts, began_s)
-        self._timer = self._loop.call_at(self._patience.next_look_s(began_s), self._look)
+        self._desk.watch.add(self, self._patience.next_look_s(began_s))
         self._client.attach(self)
         if self._ended:
             return
@@ -160,7 +161,7 @@ class Errand:
     def _send(self, connection: UpstreamConnection, *, reused: bool) -> None:
         self._connection = connection
         self._reused = reused
-        self._sent_s = self._loop.time()
+        self._sent_s = time.monotonic()
         connection.send(self._wire, self._progress)
         if connection.lost:
             self._progress()
@@ -183,7 +184,7 @@ class Errand:
         replica, sent_s = self._replica, self._sent_s
         stale = self._reused and not connection.answered and self._late is None
         self._drop_connection()
-        if stale and replica and sent_s is not None and self._loop.time() - sent_s <= STALE_WITHIN_S:
+        if stale and replica and sent_s is not None and time.monotonic() - sent_s <= STALE_WITHIN_S:
             self._desk.wait(self._connect(replica))
         else:
             self._break_off()
@@ -223,16 +224,15 @@ class Errand:
         self._desk.metrics.observe(self._request)
         self._client.end()
 
-    def _look(self) -> None:
-        """Ends the errand if the worker is too late; else looks again later."""
-        now_s, come_bytes = self._loop.time(), self._request.bytes_out
+    def look(self, now_s: float) -> float:
+        """Ends the errand if the worker is too late."""
+        come_bytes = self._request.bytes_out
         heard, self._looked_at_bytes = come_bytes > self._looked_at_bytes, come_bytes
         self._late = self._patience.fault(now_s, heard=heard, paused=self._client.paused)
-        if self._late is None:
-            self._timer = self._loop.call_at(self._patience.next_look_s(now_s), self._look)
-        elif not self._client.cut_if_paused():
+        if self._late is not None and not self._client.cut_if_paused():
             self._drop_connection()
             self._break_off()
+        return math.inf if self._late else self._patience.next_look_s(now_s)
 
     def _break_off(self) -> None:
         """The worker went away or is too late: an error answer if nothing was sent yet, else an event and a cut."""
@@ -289,10 +289,8 @@ class Errand:
         self._desk.registry.held -= 1
 
     def _leave_replica(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._replica is not None:
+            self._desk.watch.drop(self)
             self._replica.in_flight -= 1
             self._replica = None
 
