@@ -15,6 +15,7 @@ from server import faults
 from server.asgi import Message, Scope, Send
 from server.faults import RATE_HEADERS, Headers
 from server.keys import CREDENTIALS, KEY_NAME, Key, Keyring
+from server.rate import TokenBucket
 from server.request_head import RequestHead, header_lines
 
 OPEN_PATHS = frozenset(("/health", "/ready"))
@@ -45,8 +46,7 @@ class Doorkeeper:
         if not (forwarded or reads or key.entry.role == "control"):
             raise faults.not_a_control_key(key.entry.name)
         scope["headers"] = [field for field in scope["headers"] if field[0] not in CREDENTIALS]
-        told = self.charge(key)
-        return telling(send, told) if told else send
+        return send if key.bucket is None else telling(send, self.charge(key, key.bucket))
 
     def asker(self, head: RequestHead) -> Key | None:
         """Whose request it is that goes to a worker; None where nobody needs a key, and then the worker gets it.
@@ -58,11 +58,8 @@ class Doorkeeper:
         head.onward += header_lines(head.credentials)
         return None
 
-    def charge(self, key: Key) -> Headers:
-        """What its owner is told of its rate, if it has one. Raises ServingError (429)."""
-        bucket = key.bucket
-        if bucket is None:
-            return []
+    def charge(self, key: Key, bucket: TokenBucket) -> Headers:
+        """What the key's owner is told of its rate. Raises ServingError (429)."""
         wait_s = bucket.take(self._clock())
         if wait_s:
             raise faults.RateExceeded(key.entry.name, bucket.per_minute, bucket.burst, wait_s)

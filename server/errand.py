@@ -24,7 +24,7 @@ from server.metrics import CLIENT_GONE, GatewayMetrics, ObservedRequest
 from server.pool import STALE_WITHIN_S, UpstreamPool
 from server.registry import Registry, ServedVariant
 from server.replicas import Replica, least_loaded
-from server.request_head import HOP_BY_HOP, RequestHead, header_lines
+from server.request_head import HOP_BY_HOP, RequestHead
 from server.request_id import HEADER as REQUEST_ID
 from server.watch import Watch
 
@@ -196,7 +196,7 @@ class Errand:
         self._answer = answer
         request.code = answer.status
         lines, length = returned(answer, _NOT_RETURNED_TO_THE_RATED if client.told else _NOT_RETURNED)
-        own = b"x-request-id: %b\r\n%b" % (request.id, header_lines(self._variant.stamp))
+        own = b"x-request-id: %b\r\n%b" % (request.id, self._variant.stamp)
         client.begin(answer.status, lines + own, length)
         if self._replica is not None and self._replica.health.failures:
             self._variant.note(self._replica, None, time.monotonic())

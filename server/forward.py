@@ -38,7 +38,8 @@ class Forwarder:
             key = self._door.asker(head)
             if key is not None:
                 request.key_name = key.entry.name
-                client.told = header_lines(self._door.charge(key))
+                if key.bucket is not None:
+                    client.told = header_lines(self._door.charge(key, key.bucket))
             self._require_bounded(head.declared_bytes)
         except ServingError as error:
             self._desk.refuse(client, error, request)
