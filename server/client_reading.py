@@ -141,6 +141,8 @@ class ClientReading(HttpToolsProtocol):
             cycle.whole = True
         else:
             super().on_message_complete()
+        if self.cycle.response_complete:
+            self._rest()
 
     def _head_bytes(self) -> int:
         """Of request line and headers as they are usually written."""
@@ -209,8 +211,12 @@ class ClientReading(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif not self._in_body:
-            self._idle = True
-            self._expect_within(self.timeout_keep_alive)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Everything that was asked is answered, and all of it was heard."""
+        self._idle = True
+        self._expect_within(self.timeout_keep_alive)
 
     def _tell_and_close(self, error: ServingError) -> None:
         if self.transport.is_closing():

@@ -107,6 +107,8 @@ class ClientRequest:
                 return
         self._on_its_way = self.whole
         data_path.hear_body(self, self._request)
+        if self._on_its_way:
+            self._body = b""
         if self.head.expects_continue and not (self.whole or self.response_complete):
             self.head.expects_continue = False
             self._transport.write(_CONTINUE)
@@ -166,7 +168,8 @@ class ClientRequest:
         self.response_started = True
         self._chunked = length is None and status not in _BODILESS
         framing = (b"" if self.keep_alive else _CLOSE) + (_CHUNKED if self._chunked else b"")
-        self._held = b"".join((STATUS_LINE[status], lines, self.told, framing, b"\r\n"))
+        line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self._held = b"".join((line, lines, self.told, framing, b"\r\n"))
 
     def write_body(self, body: bytes, last: bool) -> None:
         """What has come of the answer that is under way; `body` is not empty."""

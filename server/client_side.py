@@ -60,6 +60,7 @@ class ClientSide(ClientReading):
         elif turn is not None:
             turn.leave()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # it holds the connection that holds it
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -194,6 +194,7 @@ class Errand:
     def _begin_answer(self, answer: ResponseHead) -> None:
         request, client = self._request, self._client
         self._answer = answer
+        self._wire = b""
         request.code = answer.status
         lines, length = returned(answer, _NOT_RETURNED_TO_THE_RATED if client.told else _NOT_RETURNED)
         own = b"x-request-id: %b\r\n%b" % (request.id, self._variant.stamp)
