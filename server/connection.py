@@ -205,6 +205,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        """Raises HttpParserError, by way of the parser, for a second answer to one request."""
+        if self.complete:
+            raise UpstreamLost
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from data_path import BODY, OK, PLAIN, Caller, DataPath, forwarding
 from prometheus_client.parser import text_string_to_metric_families
 from remote_engine import engines
 from serving_process import Serving, Start, eventually, simulated
-from test_forwarding import BODY, OK, PLAIN, Caller, DataPath, forwarding
 
 from artifacts.fleet import Fleet
 from server.doorkeeper import Doorkeeper

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from data_path import PLAIN, STREAM, Caller, DataPath, chunk, forwarding
 from serving_process import Serving
-from test_forwarding import PLAIN, STREAM, Caller, DataPath, chunk, forwarding
 
 from server.request_id import MAX_BYTES, RequestIds, is_fit
 
