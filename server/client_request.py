@@ -97,9 +97,14 @@ class ClientRequest:
             self._body += body
 
     def advance(self) -> None:
-        """It is this request's turn, and more of it may have come."""
-        if self._on_its_way or self.disconnected or self.response_complete or self.paused:
+        """It is this request's turn, and more of it may have come. A client that takes nothing is not heard either."""
+        if self._on_its_way or self.disconnected or self.response_complete:
             return
+        if self.paused:
+            self._connection.flow.pause_reading()
+            return
+        if not self.whole:
+            self._connection.flow.resume_reading()
         data_path = self._connection.data_path
         if self._request is None:
             self._request = data_path.hear_head(self)

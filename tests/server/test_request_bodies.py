@@ -124,6 +124,27 @@ def test_who_expects_to_be_told_to_continue_is_told_once_or_refused(tmp_path: Pa
     run(test())
 
 
+def test_whoever_takes_nothing_is_not_heard(tmp_path: Path) -> None:
+    """Else a body would grow without bound before anybody looks at it."""
+
+    async def test() -> None:
+        async with opened(tmp_path, **limited(1 << 30)) as gateway:
+            peer = await gateway.connect()
+            await until(lambda: gateway.endpoint.server_state.connections)
+            (connection,) = gateway.endpoint.server_state.connections
+            connection.flow.pause_writing()
+            piece = chunk(b" " * 60_000)
+            sending = asyncio.ensure_future(peer.send(CHUNKED, *[piece] * 600, chunk(BODY), b"0\r\n\r\n"))
+            await until(lambda: connection.flow.read_paused)
+            assert connection.cycle.body_bytes <= 1 << 20
+            assert not sending.done()
+            connection.resume_writing()
+            assert (await peer.answer()).status == 200
+            assert gateway.requests[0].endswith(b" " * 600 * 100 + BODY)
+
+    run(test())
+
+
 def test_thousands_of_pipelined_refusals_are_answered_in_order(tmp_path: Path) -> None:
     """Each begins where the one before has ended: the stack must not grow with them, nor what waits for the client."""
 
