@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from artifacts.errors import ServingError
 from server import faults
-from server.client_side import Client
+from server.client import Queuing
 
 
 class LeftQueue(Exception):
@@ -104,13 +104,18 @@ class Gate:
                 self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
 
-    async def enter(self, client: Client, patience_s: float) -> float:
+    def enter_at_once(self) -> bool:
+        """Whether there was nothing to wait for; then `leave` must follow."""
+        free = self._has_room and not (self._queue and self.queued)
+        self.in_flight += free
+        return free
+
+    async def enter(self, client: Queuing, patience_s: float) -> float:
         """Returns inside, with the seconds waited; `leave` must follow.
 
         Raises ServingError (429 queue full, 503 waited too long or the variant will not come) and LeftQueue.
         """
-        if self._has_room and not self.queued:
-            self.in_flight += 1
+        if self.enter_at_once():
             return 0.0
         if self.queued >= self.max_queued:
             raise faults.queue_full(self._name, self.max_queued)

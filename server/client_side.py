@@ -1,83 +1,66 @@
-"""How does an upstream write a response's body to the client without a task in between?
+"""Where does a client's connection meet the data path, and where uvicorn's ASGI application?
 
-uvicorn's HTTP protocol does everything that happens once per request. For what happens once per token it offers itself
-in the ASGI scope: between the message that starts a response and the one that ends it, the data path writes the body
-through `write_body`, in the very callback in which the bytes arrived. While this client does not read, the upstream is
-paused; when the client goes away, the upstream is aborted in the same callback. Every write is a system call, so head
-and end travel with the body.
+uvicorn's protocol keeps the order of the requests and the connection's life. A request to a worker gets a cycle of our
+own and no task: while this client does not read, its upstream is paused; when it goes away, the upstream is aborted in
+the same callback. Everything else is ASGI's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import unquote
 
+from httptools import parse_url
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from artifacts.errors import ServingError
-from server.asgi import Message, Send
+from artifacts.fleet import Fleet
+from server.client import Upstream
 from server.client_reading import ClientReading
+from server.client_request import ClientRequest, DataPath
 from server.connection import bound_buffer
+from server.metrics import FORWARDED_ROUTES
+from server.request_head import RequestHead
 
-EXTENSION = "prunebench.client"
-
-
-class Upstream(Protocol):
-    """What a client slows down and ends."""
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-class Client(Protocol):
-    """What the data path needs to know of a connection besides ASGI."""
-
-    @property
-    def gone(self) -> bool: ...
-
-    @property
-    def paused(self) -> bool: ...
-
-    @property
-    def refusal(self) -> ServingError | None: ...
-
-    def cut_if_paused(self) -> None: ...
-
-    def attach(self, upstream: Upstream) -> None: ...
-
-    def detach(self) -> None: ...
-
-    async def begin(self, send: Send, start: Message) -> None: ...
-
-    def write_body(self, body: bytes, last: bool) -> None: ...
+# Method, path, and path as it was written: is this one for the data path?
+IsAsk = Callable[[bytes, str, bytes], bool]
+_ROUTES = {path.encode(): path for path in FORWARDED_ROUTES}
 
 
 class ClientSide(ClientReading):
     """One client connection, whose requests are answered one after the other."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, fleet: Callable[[], Fleet], data_path: DataPath, is_ask: IsAsk, **named: Any) -> None:
+        super().__init__(fleet, **named)
+        self.data_path = data_path
+        self._is_ask = is_ask
         self.upstream: Upstream | None = None
         self.gone = False
+        self._turn: ClientRequest | None = None  # whose turn it is, if it is for the data path
+
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         bound_buffer(transport, socket.SO_SNDBUF)
 
-    def on_headers_complete(self) -> None:
-        """The cycle is made here and its task runs later: pipelined requests have theirs before the first has ended."""
-        super().on_headers_complete()
-        self.scope["extensions"] = {EXTENSION: cast(Any, ClientRequest(self, self.cycle))}
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._turn is not None:
+            self._turn.advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
+        turn, self._turn = self._turn, None
         if self.upstream is not None:
             self.upstream.abort()
+        elif turn is not None:
+            turn.leave()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # it holds the connection that holds it
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -88,85 +71,47 @@ class ClientSide(ClientReading):
         super().resume_writing()
         if self.upstream is not None:
             self.upstream.resume()
+        elif self._turn is not None:
+            self._turn.advance()
 
+    # Called by the protocol above.
 
-class _Held:
-    """Stands in for a transport and keeps what is written."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(self) -> None:
-        self.bytes = b""
-
-    def write(self, data: bytes) -> None:
-        self.bytes += data
-
-
-class ClientRequest:
-    """One request of a connection: the `Client` that the data path finds in the scope."""
-
-    __slots__ = ("_connection", "_cycle", "_head", "_transport")
-
-    def __init__(self, connection: ClientSide, cycle: RequestResponseCycle) -> None:
-        self._connection = connection
-        self._cycle = cycle
-        self._transport = connection.transport
-        self._head = b""
-
-    @property
-    def gone(self) -> bool:
-        return self._connection.gone
-
-    @property
-    def paused(self) -> bool:
-        """Whether it takes nothing at the moment."""
-        return self._connection.flow.write_paused
-
-    @property
-    def refusal(self) -> ServingError | None:
-        """What the connection was ended with, if it was not the client that ended it."""
-        return self._connection.refusal
-
-    def cut_if_paused(self) -> None:
-        """What waits for a client that takes nothing would wait for ever."""
-        if self.paused:
-            self._transport.abort()
-
-    def attach(self, upstream: Upstream) -> None:
-        """From now on `upstream` follows this client's pace, and ends with it."""
-        self._connection.upstream = upstream
-        if self._connection.gone:
-            upstream.abort()
-        elif self._connection.flow.write_paused:
-            upstream.pause()
-
-    def detach(self) -> None:
-        self._connection.upstream = None
-
-    async def begin(self, send: Send, start: Message) -> None:
-        """Sends the message that starts a response, whose head waits for the body that must follow at once."""
-        held = _Held()
-        self._cycle.transport = cast(asyncio.Transport, held)
-        try:
-            await send(start)
-        finally:
-            self._cycle.transport = self._transport
-        self._head = held.bytes
-
-    def write_body(self, body: bytes, last: bool) -> None:
-        """What has come of the response that is under way; `body` is not empty. An ASGI message must still end it.
-
-        The end of the chunks travels with the last of them, and uvicorn has nothing left to write.
-        """
-        cycle = self._cycle
-        if not cycle.chunked_encoding:
-            cycle.expected_content_length -= len(body)
-        elif last:
-            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-            cycle.chunked_encoding = False
+    def open_request(self) -> None:
+        """The headers are complete; an earlier request may still be under way."""
+        head = self._asked_head()
+        if head is None:
+            super().open_request()
+            return
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        request, before = ClientRequest(self, head, keep_alive), self.cycle
+        self.cycle = cast(RequestResponseCycle, request)
+        if before is None or before.response_complete:
+            self._turn = request
         else:
-            body = b"%x\r\n%b\r\n" % (len(body), body)
-        if self._head:
-            body = self._head + body
-            self._head = b""
-        self._transport.write(body)
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _asked_head(self) -> RequestHead | None:
+        """Of a request for the data path. Raises HttpParserError for a target that is none."""
+        method, target = self.parser.get_method(), self.url
+        path = _ROUTES.get(target)
+        raw_path = target
+        if path is None:
+            parts = parse_url(target)
+            raw_path = parts.path
+            path = unquote(raw_path.decode("ascii"))
+            target = raw_path if not parts.query else raw_path + b"?" + parts.query
+        return RequestHead(path, target, self.headers) if self._is_ask(method, path, raw_path) else None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """A request whose turn has come; that it begins in a callback of its own bounds the stack."""
+        request = cast(object, cycle)
+        if isinstance(request, ClientRequest):
+            self._turn = request
+            self.loop.call_soon(request.advance)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self._turn = None
+        super().on_response_complete()

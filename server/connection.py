@@ -22,6 +22,8 @@ SOCKET_BUFFER_BYTES = 128 * 1024
 
 # Takes what one read brought of the body, and whether that was the last of it.
 Sink = Callable[[bytes, bool], None]
+# Told that a connection's `settled`, `complete` or `lost` may have become true.
+Watcher = Callable[[], None]
 
 
 class UpstreamLost(Exception):
@@ -53,6 +55,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._watcher: Watcher | None = None
         self.lost = False
         self.uses = 0
         self._begin()
@@ -62,7 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_body = self._pieces.append  # called by the parser
         self._parser: Any = HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head: ResponseHead | None = None
+        self.answer: ResponseHead | None = None
         self._sink: Sink | None = None
         self._early_bytes = 0
         self._held = False
@@ -72,11 +75,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Used by the pool.
 
-    def send(self, request: bytes) -> None:
-        """Starts a new exchange."""
+    def send(self, request: bytes, watcher: Watcher | None = None) -> None:
+        """Starts a new exchange. Who watches it is called in the callback of what happened, until `release`."""
         if self._held:
             self.resume()
         self._begin()
+        self._watcher = watcher
         self.uses += 1
         if self._transport is not None and not self.lost:
             self._transport.write(request)
@@ -87,9 +91,14 @@ class UpstreamConnection(asyncio.Protocol):
         Until then nothing is settled: engines send the head of a stream long before they know whether there will be a
         first token. Raises UpstreamLost if the connection ends first.
         """
-        while self._head is None or not (self._pieces or self.complete):
+        while not self.settled:
             await self._progress()
-        return self._head
+        return cast(ResponseHead, self.answer)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there will be an answer: see `head`."""
+        return self.answer is not None and (self.complete or bool(self._pieces))
 
     @property
     def has_body(self) -> bool:
@@ -98,12 +107,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def relay(self, sink: Sink) -> None:
         """Hands every byte of the body to `sink` as it arrives; returns after the last. Raises UpstreamLost."""
+        self.flow_to(sink)
+        while not self.complete:
+            await self._progress()
+
+    def flow_to(self, sink: Sink) -> None:
+        """Hands every byte of the body to `sink` as it arrives, beginning with what has come."""
         self._sink = sink
         self._hand_out(sink)
         if self._early_bytes > HIGH_WATER_BYTES and not self._held:
             self.resume()
-        while not self.complete:
-            await self._progress()
+
+    def release(self) -> None:
+        """Nobody watches it any more."""
+        self._watcher = None
+        self._sink = None
 
     def pause(self) -> None:
         """Stops reading until `resume`; both may be said again."""
@@ -118,10 +136,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Closes at once, so that the engine sees its client gone."""
+        self._give_up()
+        self._wake()
+
+    def _give_up(self) -> None:
         self.lost = True
         if self._transport is not None:
             self._transport.abort()
-        self._wake()
 
     async def _progress(self) -> None:
         if self.lost:
@@ -130,6 +151,9 @@ class UpstreamConnection(asyncio.Protocol):
         await self._waiter
 
     def _wake(self) -> None:
+        if self._watcher is not None:
+            self._watcher()
+            return
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -148,12 +172,12 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserError:
-            self.abort()
-            return
+            self._give_up()
         if self._sink is not None:
             self._hand_out(self._sink)
         elif self._pieces:
             self._bound_early()
+        if self.complete or self.lost or self._pieces:
             self._wake()
 
     def _hand_out(self, sink: Sink) -> None:
@@ -171,7 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        if self._head is not None and self._ends_with_connection(self._head):
+        if self.answer is not None and self._ends_with_connection(self.answer):
             self.complete = True
         self._wake()
 
@@ -181,17 +205,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        """Raises HttpParserError, by way of the parser, for a second answer to one request."""
+        if self.complete:
+            raise UpstreamLost
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
-            self._head = ResponseHead(status, tuple(self._headers))
+            self.answer = ResponseHead(status, tuple(self._headers))
         self._headers = []
 
     def on_message_complete(self) -> None:
-        if self._head is not None:
+        if self.answer is not None:
             self.complete = True
             self.reusable = self._parser.should_keep_alive()
-            self._wake()

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from server import faults
 from server.asgi import Message, Scope, Send
-from server.faults import RATE_HEADERS
+from server.faults import RATE_HEADERS, Headers
 from server.keys import CREDENTIALS, KEY_NAME, Key, Keyring
 from server.rate import TokenBucket
+from server.request_head import RequestHead, header_lines
 
 OPEN_PATHS = frozenset(("/health", "/ready"))
 _READING = frozenset(("GET", "HEAD"))
@@ -45,20 +46,35 @@ class Doorkeeper:
         if not (forwarded or reads or key.entry.role == "control"):
             raise faults.not_a_control_key(key.entry.name)
         scope["headers"] = [field for field in scope["headers"] if field[0] not in CREDENTIALS]
-        return send if key.bucket is None else self._charged(key, key.bucket, send)
+        return send if key.bucket is None else telling(send, self.charge(key, key.bucket))
 
-    def _charged(self, key: Key, bucket: TokenBucket, send: Send) -> Send:
+    def asker(self, head: RequestHead) -> Key | None:
+        """Whose request it is that goes to a worker; None where nobody needs a key, and then the worker gets it.
+
+        Raises ServingError (401).
+        """
+        if self._keyring is not None:
+            return self._keyring.identify(head.credentials)
+        head.onward += header_lines(head.credentials)
+        return None
+
+    def charge(self, key: Key, bucket: TokenBucket) -> Headers:
+        """What the key's owner is told of its rate. Raises ServingError (429)."""
         wait_s = bucket.take(self._clock())
         if wait_s:
             raise faults.RateExceeded(key.entry.name, bucket.per_minute, bucket.burst, wait_s)
-        told = faults.rate_headers(bucket.burst, bucket.remaining)
+        return faults.rate_headers(bucket.burst, bucket.remaining)
 
-        async def send_told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [field for field in message["headers"] if field[0] not in RATE_HEADERS] + told
-            await send(message)
 
-        return send_told
+def telling(send: Send, told: Headers) -> Send:
+    """`send` for an answer that says what is left of a key's rate."""
+
+    async def send_told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [field for field in message["headers"] if field[0] not in RATE_HEADERS] + told
+        await send(message)
+
+    return send_told
 
 
 def is_local(scope: Scope) -> bool:

@@ -8,16 +8,18 @@ is forwarded here as `/v1/...` must not be `/sleep` to the worker.
 from __future__ import annotations
 
 import string
+import time
 
 from artifacts.errors import ServingError
 from server import faults
-from server.asgi import Receive, Scope, Send
+from server.asgi import Message, Receive, Scope, Send
 from server.control import control_plane
 from server.doorkeeper import OPEN_PATHS, Doorkeeper
-from server.forward import Forwarder, observed, send_error, stamped
-from server.keys import Keyring
-from server.metrics import FORWARDED_ROUTES, GatewayMetrics
+from server.forward import Forwarder
+from server.keys import KEY_NAME, Keyring
+from server.metrics import FORWARDED_ROUTES, GatewayMetrics, ObservedRequest, route_label
 from server.registry import Registry
+from server.request_id import HEADER as REQUEST_ID
 from server.request_id import RequestIds
 from server.variant_control import House
 
@@ -39,7 +41,7 @@ class Gateway:
     ) -> None:
         self._door = Doorkeeper(keyring)
         self._metrics = metrics
-        self._forward = Forwarder(registry, metrics)
+        self.data_path = Forwarder(registry, metrics, self._door)
         self._control = control_plane(registry, metrics, house, None if keyring is None else OPEN_PATHS)
         self._ids = RequestIds()
 
@@ -48,14 +50,11 @@ class Gateway:
         try:
             send = self._door.admit(scope, send, forwarded)
             if forwarded:
-                require_forwardable(scope)
+                require_forwardable(scope["method"], scope["path"], scope["raw_path"])
         except ServingError as error:
             await self._refuse(scope, send, error, counted=forwarded and scope["method"] == "POST")
         else:
-            await (self._forward if forwarded else self._steer)(scope, receive, send)
-        finally:
-            # It holds the request that holds it: without this only a garbage collection would end either.
-            scope.pop("extensions", None)
+            await self._steer(scope, receive, send)
 
     async def _refuse(self, scope: Scope, send: Send, error: ServingError, *, counted: bool) -> None:
         request = observed(scope, self._ids)
@@ -73,19 +72,58 @@ class Gateway:
             self._metrics.log(request)
 
 
+def observed(scope: Scope, ids: RequestIds) -> ObservedRequest:
+    """What is known of a request by its head, and of its key by the door."""
+    path, headers = scope["path"], scope["headers"]
+    key_name = scope.get(KEY_NAME)
+    return ObservedRequest(route_label(path), id=ids.of(headers), path=path, headers=headers, key_name=key_name)
+
+
+async def send_error(send: Send, error: ServingError, request: ObservedRequest) -> None:
+    """Also notes on `request` what it sends."""
+    body = faults.error_body(error)
+    request.code, request.refusal, request.bytes_out = error.status, error.code, len(body)
+    headers = [*faults.error_headers(error, body), (REQUEST_ID, request.id)]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def stamped(send: Send, request: ObservedRequest) -> Send:
+    """`send` for an application that knows nothing of ids: it adds the header and notes the answer on `request`."""
+
+    async def send_stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            request.code = message["status"]
+            message["headers"] = [*message["headers"], (REQUEST_ID, request.id)]
+        elif message["type"] == "http.response.body":
+            request.first_byte_s = request.first_byte_s or time.perf_counter()
+            request.bytes_out += len(message.get("body", b""))
+        await send(message)
+
+    return send_stamped
+
+
+def is_ask(method: bytes, path: str, raw_path: bytes) -> bool:
+    """Whether a request goes to a worker, if it may come in."""
+    if method != b"POST":
+        return False
+    if path in _LISTED:
+        return raw_path == path.encode()
+    return is_forwarded(path) and is_plain(path) and b"%" not in raw_path
+
+
 def is_forwarded(path: str) -> bool:
     if path == _OWN_PREFIX or path.startswith(_OWN_PREFIX + "/"):
         return False
     return path.startswith("/v1/") or path in _LISTED
 
 
-def require_forwardable(scope: Scope) -> None:
+def require_forwardable(method: str, path: str, raw_path: bytes) -> None:
     """Raises ServingError (404 for a path that is none or is not plain, 405)."""
-    path: str = scope["path"]
-    if scope["method"] != "POST":
+    if method != "POST":
         listed = path in _LISTED
-        raise faults.MethodNotAllowed(scope["method"], path, "POST") if listed else faults.unknown_path(path)
-    if (path not in _LISTED and not is_plain(path)) or b"%" in scope["raw_path"]:
+        raise faults.MethodNotAllowed(method, path, "POST") if listed else faults.unknown_path(path)
+    if not is_ask(b"POST", path, raw_path):
         raise faults.unknown_path(path)
 
 

@@ -98,9 +98,12 @@ def presented_key(headers: Headers) -> bytes | None:
     """
     found: bytes | None = None
     for name, value in headers:
-        if name not in CREDENTIALS:
+        if name == b"authorization":
+            key = _bearer(value)
+        elif name == b"x-api-key":
+            key = value.strip()
+        else:
             continue
-        key = value.strip() if name == b"x-api-key" else _bearer(value)
         if found is not None and key != found:
             raise faults.ambiguous_key()
         found = key

@@ -53,6 +53,9 @@ class UpstreamPool:
     def __init__(self, address: Address, connect_s: float = CONNECT_TIMEOUT_S) -> None:
         self.address = address
         self.connect_s = connect_s
+        # How a forwarded request begins, before and after its path.
+        self.post = b"POST " + address.prefix.encode()
+        self.host_line = b"host: " + address.authority.encode() + b"\r\n"
         self._idle: list[UpstreamConnection] = []
         self._busy: set[UpstreamConnection] = set()
 
@@ -94,7 +97,7 @@ class UpstreamPool:
 
     def cut(self) -> None:
         """Ends every exchange that is under way: its reader gets UpstreamLost."""
-        for connection in self._busy:
+        for connection in tuple(self._busy):
             connection.abort()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from artifacts.fleet import Fleet, VariantEntry
 from server.admission import Gate
@@ -11,6 +12,7 @@ from server.checkpoint import Checkpoint
 from server.lifecycle import TAKING, Lifecycle
 from server.pool import Address, UpstreamPool
 from server.replicas import Replica
+from server.request_head import header_lines
 from server.routing import Split, splits_of
 
 
@@ -58,12 +60,17 @@ class ServedVariant:
         return f"no server answers; {', '.join(said)}"
 
     @property
-    def stamp(self) -> list[tuple[bytes, bytes]]:
-        """The headers that say which checkpoint answered."""
-        headers = [(b"x-prunebench-variant", self.name.encode())]
-        if self.checkpoint is not None:
-            headers.append((b"x-prunebench-fingerprint", self.checkpoint.fingerprint.encode()))
-        return headers
+    def stamp(self) -> bytes:
+        """The header lines that say which checkpoint answered."""
+        return _stamp(self.entry.name, None if self.checkpoint is None else self.checkpoint.fingerprint)
+
+
+@lru_cache(maxsize=256)
+def _stamp(name: str, fingerprint: str | None) -> bytes:
+    headers = [(b"x-prunebench-variant", name.encode())]
+    if fingerprint is not None:
+        headers.append((b"x-prunebench-fingerprint", fingerprint.encode()))
+    return header_lines(headers)
 
 
 class Registry:

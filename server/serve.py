@@ -27,7 +27,7 @@ from artifacts.priority import served_first
 from server.access_log import access_log
 from server.client_side import ClientSide
 from server.engines import this_machine
-from server.gateway import Gateway
+from server.gateway import Gateway, is_ask
 from server.keys import Keyring
 from server.metrics import GatewayMetrics
 from server.registry import Registry
@@ -193,7 +193,7 @@ class Endpoint(uvicorn.Server):
     def __init__(self, gateway: Gateway, listener: socket.socket, fleet: Callable[[], Fleet]) -> None:
         config = uvicorn.Config(
             gateway,
-            http=cast(Any, partial(ClientSide, fleet)),
+            http=cast(Any, partial(ClientSide, fleet, gateway.data_path, is_ask)),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -12,7 +12,9 @@ from opened_gateway import BODY, ask
 from uvicorn.server import ServerState
 
 from artifacts.fleet import Fleet
-from server.client_side import EXTENSION, Client, ClientSide
+from server.client import Client
+from server.client_side import ClientSide
+from server.metrics import ObservedRequest
 
 
 class Noting:
@@ -35,25 +37,35 @@ class Noting:
 
 
 class Connected:
-    """A connection that has got one request, whose application does not answer by itself."""
+    """A connection that has got one request; its data path notes what it hears and answers nothing by itself."""
 
     def __init__(self) -> None:
-        self.transport, self.upstream, self.scope = Noting(), Noting(), dict[str, Any]()
+        self.transport, self.upstream = Noting(), Noting()
+        self.heard: list[tuple[str, Client]] = []
         fleet = Fleet.parse({"variants": [{"name": "a", "engine": "sim"}]}, "the test's fleet")
         config = uvicorn.Config(self._serve, lifespan="off", log_config=None)
-        state = ServerState()
-        self.side = ClientSide(lambda: fleet, config=config, server_state=state, app_state={})
+        self.side = ClientSide(
+            lambda: fleet, self, lambda *_: True, config=config, server_state=ServerState(), app_state={}
+        )
         self.side.connection_made(self.transport)  # type: ignore[arg-type]
         self.side.data_received(ask(BODY))
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        await asyncio.Event().wait()
+        raise AssertionError
+
+    def hear_head(self, client: Client) -> ObservedRequest:
+        self.heard.append(("head", client))
+        return ObservedRequest("other")
+
+    def hear_body(self, client: Client, request: ObservedRequest) -> None:
+        self.heard.append(("whole" if client.whole else "body", client))
+
+    def lose(self, client: Client, request: ObservedRequest) -> None:
+        self.heard.append(("lost", client))
 
     @property
     def client(self) -> Client:
-        found: Client = self.side.scope["extensions"][EXTENSION]  # type: ignore[typeddict-item]
-        return found
+        return self.heard[0][1]
 
 
 def noted(use: Callable[[Connected], None]) -> None:
@@ -63,9 +75,7 @@ def noted(use: Callable[[Connected], None]) -> None:
             use(connected)
         finally:
             connected.side.connection_lost(None)
-            for task in connected.side.tasks:
-                task.cancel()
-            await asyncio.gather(*connected.side.tasks, return_exceptions=True)
+            assert not connected.side.tasks, "a request to a worker needs no task"
 
     asyncio.run(test())
 
@@ -133,53 +143,78 @@ def test_a_request_in_one_piece_arms_no_timer_of_its_own() -> None:
     noted(use)
 
 
-def test_what_is_written_is_framed_as_the_answer_began() -> None:
+FRAMINGS = [
+    (200, None, True, b"transfer-encoding: chunked\r\n", [b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n"]),
+    (200, 6, True, b"", [b"one", b"two"]),
+    (201, 6, False, b"connection: close\r\n", [b"one", b"two"]),
+]
+
+
+@pytest.mark.parametrize(("status", "length", "kept", "said", "pieces"), FRAMINGS)
+def test_head_and_first_body_are_one_write_and_so_are_last_body_and_end(
+    status: int, length: int | None, kept: bool, said: bytes, pieces: list[bytes]
+) -> None:
     def use(connected: Connected) -> None:
-        cycle = connected.side.cycle
-        cycle.chunked_encoding = True
-        connected.client.write_body(b"x" * 16, False)
-        connected.client.write_body(b"end", True)
-        assert connected.transport.writes == [b"10\r\n" + b"x" * 16 + b"\r\n", b"3\r\nend\r\n0\r\n\r\n"]
-        assert cycle.chunked_encoding is False, "uvicorn must not write a second end"
-        cycle.expected_content_length = 7
-        connected.client.write_body(b"1234567", True)
-        assert (connected.transport.writes[2:], cycle.expected_content_length) == ([b"1234567"], 0)
-
-    noted(use)
-
-
-def at_once(coroutine: Any) -> None:
-    """Runs what has nothing to wait for."""
-    with pytest.raises(StopIteration):
-        coroutine.send(None)
-
-
-START = {"type": "http.response.start", "status": 200, "headers": [(b"x", b"1")]}
-
-
-def test_head_and_first_body_are_one_write() -> None:
-    def use(connected: Connected) -> None:
-        at_once(connected.client.begin(connected.side.cycle.send, START))
+        connected.side.cycle.keep_alive = kept
+        connected.client.begin(status, b"x: 1\r\n", length)
         assert connected.transport.writes == []
         connected.client.write_body(b"one", False)
         connected.client.write_body(b"two", True)
-        at_once(connected.side.cycle.send({"type": "http.response.body", "body": b"", "more_body": False}))
-        first, second, nothing = connected.transport.writes
-        assert first.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert first.endswith(b"\r\nx: 1\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
-        assert (second, nothing) == (b"3\r\ntwo\r\n0\r\n\r\n", b"")
+        connected.client.end()
+        first, second = connected.transport.writes
+        phrase = {200: b"OK", 201: b"Created"}[status]
+        assert first == b"HTTP/1.1 %d %b\r\nx: 1\r\n%b\r\n%b" % (status, phrase, said, pieces[0])
+        assert second == pieces[1]
+        assert ("close" in connected.transport.told) == (not kept)
+        assert connected.side.cycle.response_complete
 
     noted(use)
 
 
-def test_a_head_that_cannot_be_sent_does_not_hold_back_what_follows() -> None:
-    async def failing(message: Any) -> None:
-        raise RuntimeError
+EMPTY = [(200, 0, b""), (204, None, b""), (304, None, b""), (200, None, b"0\r\n\r\n")]
 
+
+@pytest.mark.parametrize(("status", "length", "end"), EMPTY)
+def test_an_answer_without_a_body_is_one_write(status: int, length: int | None, end: bytes) -> None:
     def use(connected: Connected) -> None:
-        with pytest.raises(RuntimeError):
-            connected.client.begin(failing, START).__await__().send(None)
-        at_once(connected.side.cycle.send_500_response())
-        assert b"".join(connected.transport.writes).startswith(b"HTTP/1.1 500 ")
+        connected.client.begin(status, b"", length)
+        connected.client.end()
+        (said,) = connected.transport.writes
+        assert said.partition(b"\r\n\r\n")[2] == end
+        assert (b"chunked" in said) == bool(end)
+
+    noted(use)
+
+
+def test_an_end_of_chunks_that_comes_alone_is_said_alone() -> None:
+    def use(connected: Connected) -> None:
+        connected.client.begin(200, b"", None)
+        connected.client.write_body(b"one", False)
+        connected.client.end()
+        assert connected.transport.writes[1:] == [b"0\r\n\r\n"]
+
+    noted(use)
+
+
+def test_the_data_path_hears_of_a_request_when_its_turn_has_come() -> None:
+    def use(connected: Connected) -> None:
+        assert [what for what, _ in connected.heard] == ["head", "whole"]
+        connected.side.data_received(ask(BODY))
+        assert len(connected.heard) == 2
+        connected.client.begin(200, b"", 0)
+        connected.client.end()
+        assert len(connected.heard) == 2, "not from within the end of the one before"
+
+    noted(use)
+
+
+def test_what_is_lost_is_told_once_and_only_of_a_request_that_was_not_whole() -> None:
+    def use(connected: Connected) -> None:
+        connected.client.begin(200, b"", 0)
+        connected.client.end()
+        connected.side.data_received(ask(BODY)[:-1])
+        connected.side.connection_lost(None)
+        connected.side.connection_lost(None)
+        assert [what for what, _ in connected.heard] == ["head", "whole", "head", "body", "lost"]
 
     noted(use)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_silent_worker_is_given_up(
 
     async def test() -> None:
         async with opened(tmp_path, silent, timeouts=timeouts) as gateway:
-            began_s = asyncio.get_running_loop().time()
+            began_s = time.monotonic()
             peer = await gateway.connect()
             await peer.send(ask())
             if before:
@@ -101,7 +102,7 @@ def test_a_silent_worker_is_given_up(
                 answer = await peer.answer()
                 status, body = answer.status, b"data: " + answer.body + b"\n\n"
             await closed.wait()
-            assert 0.2 <= asyncio.get_running_loop().time() - began_s < 5
+            assert 0.2 <= time.monotonic() - began_s < 5
             assert body.startswith(before)
             event = body.removeprefix(before)
             assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == f"{phase}_timeout"
@@ -181,11 +182,11 @@ def test_a_client_that_takes_nothing_is_cut_after_the_total(tmp_path: Path) -> N
     async def test() -> None:
         timeouts = {"between_tokens_s": 0.1, "total_s": 1.0}
         async with opened(tmp_path, flooding(closed), timeouts=timeouts) as gateway:
-            began_s = asyncio.get_running_loop().time()
+            began_s = time.monotonic()
             peer = await gateway.connect()
             await peer.send(ask())
             await closed.wait()
-            assert asyncio.get_running_loop().time() - began_s >= 1.0
+            assert time.monotonic() - began_s >= 1.0
             await until(lambda: gateway.observed)
             assert gateway.observed[0].code == CLIENT_GONE
             assert gateway.variant.gate.in_flight == 0

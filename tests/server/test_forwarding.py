@@ -7,149 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from data_path import BODY, PLAIN, STREAM, Caller, DataPath, chunk, forwarding
 
-from artifacts.errors import ServingError
-from artifacts.fleet import Fleet
-from server.asgi import Message, Send
 from server.checkpoint import Checkpoint
-from server.client_side import EXTENSION, Upstream
-from server.forward import Forwarder
 from server.lifecycle import Lifecycle
-from server.metrics import CLIENT_GONE, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest
-from server.registry import Registry, ServedVariant
-
-BODY = b'{"model": "a",   "prompt": "\xc3\xa4"}'
-OK = b"HTTP/1.1 200 OK\r\nX-Own: 1\r\n"
-PLAIN = OK + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-STREAM = OK + b"Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-@dataclass
-class Caller:
-    """One client: what it sends, what it got; `leave` closes its connection."""
-
-    body: bytes = BODY
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    path: str = "/v1/completions"
-    query: bytes = b""
-    got: list[dict[str, Any]] = field(default_factory=list)
-    gone: bool = False
-    paused: bool = False
-    refusal: ServingError | None = None
-    upstream: Upstream | None = None
-
-    @property
-    def scope(self) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "method": "POST",
-            "path": self.path,
-            "raw_path": self.path.encode(),
-            "query_string": self.query,
-            "headers": list(self.headers),
-            "extensions": {EXTENSION: self},
-        }
-
-    async def receive(self) -> dict[str, Any]:
-        return {"type": "http.request", "body": self.body, "more_body": False}
-
-    async def send(self, message: Any) -> None:
-        self.got.append(message)
-
-    async def begin(self, send: Send, start: Message) -> None:
-        await send(start)
-
-    def write_body(self, body: bytes, last: bool) -> None:
-        self.got.append({"body": body, "more_body": True})
-
-    def attach(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-
-    def detach(self) -> None:
-        self.upstream = None
-
-    def leave(self) -> None:
-        self.gone = True
-        if self.upstream is not None:
-            self.upstream.abort()
-
-    @property
-    def status(self) -> int:
-        return int(self.got[0]["status"])
-
-    @property
-    def answer(self) -> bytes:
-        return b"".join(message["body"] for message in self.got[1:])
-
-    @property
-    def ended(self) -> bool:
-        """Whether the answer has a proper end; the ASGI server cuts the connection otherwise."""
-        return self.got[-1].get("more_body") is False
-
-    @property
-    def code(self) -> str:
-        return str(json.loads(self.answer)["error"]["code"])
-
-
-@dataclass
-class DataPath:
-    """The gateway's data path before one worker that gives `answer` to each request and then may hang up."""
-
-    registry: Registry
-    forwarder: Forwarder
-    observed: list[ObservedRequest]
-    requests: list[bytes]
-    arrived: asyncio.Event
-
-    @property
-    def variant(self) -> ServedVariant:
-        return next(iter(self.registry))
-
-    async def ask(self, client: Caller) -> Caller:
-        await self.forwarder(client.scope, client.receive, client.send)
-        return client
-
-
-def forwarding(
-    folder: Path, answer: bytes, use: Callable[[DataPath], Awaitable[None]], *, hang_up: bool = True, **fleet: Any
-) -> None:
-    """Runs `use` against the path; afterwards no request may be in flight."""
-
-    async def run() -> None:
-        entries = {"variants": [{"name": "a", "engine": "sim"}], **fleet}
-        registry = Registry(Fleet.parse(entries, "the test's fleet"), str(folder))
-        metrics = GatewayMetrics(registry)
-        observed: list[ObservedRequest] = []
-        metrics.observe = observed.append  # type: ignore[method-assign]
-        path = DataPath(registry, Forwarder(registry, metrics), observed, [], asyncio.Event())
-        path.variant.lifecycle = Lifecycle(state="ready")
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            path.requests.append(head + await reader.readexactly(length))
-            path.arrived.set()
-            writer.write(answer)
-            if not hang_up:
-                await reader.read()
-            writer.close()
-
-        async with await asyncio.start_unix_server(serve, f"{folder}/a.sock"), asyncio.timeout(20):
-            await use(path)
-            path.variant.pool.close()
-        assert registry.held == 0
-
-    asyncio.run(run())
+from server.metrics import CLIENT_GONE, UNKNOWN_VARIANT
 
 
 def test_the_body_arrives_as_it_was_and_the_answer_too(tmp_path: Path) -> None:
@@ -208,7 +74,7 @@ def test_answers_are_stamped_and_lose_only_hop_by_hop_headers(tmp_path: Path, fi
             path.variant.checkpoint = Checkpoint(manifest=None, fingerprint=fingerprint)
         client = await path.ask(Caller(headers=((b"x-request-id", b"mine"),)))
         stamp = [] if fingerprint is None else [(b"x-prunebench-fingerprint", fingerprint.encode())]
-        assert client.got[0]["headers"] == [
+        assert client.got == [
             (b"x-own", b"1"),
             (b"x-own", b"2"),
             (b"content-type", b"application/json"),
@@ -296,7 +162,7 @@ def test_a_client_that_leaves_is_counted_as_gone_and_told_nothing(tmp_path: Path
         assert path.registry.held == 1
         client.leave()
         await asking
-        assert client.got == []
+        assert (client.status, client.answer) == (0, b"")
         assert path.observed[0].code == CLIENT_GONE
 
     forwarding(tmp_path, b"", use, hang_up=False)
@@ -309,7 +175,7 @@ def test_only_so_many_are_admitted_and_the_rest_never_reach_the_worker(tmp_path:
         await path.arrived.wait()
         second = await path.ask(Caller())
         assert (second.status, second.code) == (429, "too_many_requests")
-        assert dict(second.got[0]["headers"])[b"retry-after"] == b"1"
+        assert dict(second.got)[b"retry-after"] == b"1"
         first.leave()
         await asking
         assert len(path.requests) == 1

@@ -11,8 +11,7 @@ import pytest
 from artifacts.errors import ServingError
 from server import faults
 from server.admission import Gate, LeftQueue
-from server.asgi import Message, Send
-from server.client_side import Upstream
+from server.client import Upstream
 
 
 @dataclass
@@ -20,19 +19,12 @@ class Client:
     """A client that can only go away."""
 
     upstream: Upstream | None = None
-    gone: bool = False
 
     def attach(self, upstream: Upstream) -> None:
         self.upstream = upstream
 
     def detach(self) -> None:
         self.upstream = None
-
-    async def begin(self, send: Send, start: Message) -> None:
-        raise AssertionError
-
-    def write_body(self, body: bytes, last: bool) -> None:
-        raise AssertionError
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

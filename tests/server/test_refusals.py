@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Any
 
 import pytest
 from metric_pages import own_page
@@ -13,7 +11,6 @@ from artifacts.errors import ServingError
 from artifacts.fleet import Fleet
 from server import faults
 from server.ask import Ask
-from server.forward import ClientGone, read_body
 from server.gateway import is_forwarded
 from server.metrics import FORWARDED_ROUTES, UNKNOWN_VARIANT, GatewayMetrics, ObservedRequest, route_label
 from server.registry import Registry
@@ -121,39 +118,6 @@ def test_the_model_is_read_from_the_top_level(body: bytes, expected: str | int) 
     with pytest.raises(ServingError) as caught:
         Ask.parse(body)
     assert caught.value.status == expected
-
-
-def _read(parts: list[bytes], limit_bytes: int, declared: int | None = None, gone: bool = False) -> tuple[bytes, int]:
-    """The body read from `parts`, and how many of them were taken."""
-    messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": part, "more_body": gone or index < len(parts) - 1}
-        for index, part in enumerate(parts)
-    ]
-    taken = iter([*messages, {"type": "http.disconnect"}])
-    count = 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal count
-        count += 1
-        return next(taken)
-
-    headers = [] if declared is None else [(b"content-length", str(declared).encode())]
-    return asyncio.run(read_body({"headers": headers}, receive, limit_bytes)), count
-
-
-def test_a_body_of_exactly_the_limit_is_read() -> None:
-    assert _read([b"ab", b"", b"cd"], 4, declared=4) == (b"abcd", 3)
-
-
-@pytest.mark.parametrize(("parts", "declared"), [([b"ab", b"cde"], None), ([b"ab"], 5)])
-def test_a_longer_body_is_refused(parts: list[bytes], declared: int | None) -> None:
-    with pytest.raises(ServingError, match="larger than 4 bytes"):
-        _read(parts, 4, declared)
-
-
-def test_a_client_that_leaves_while_it_sends_is_noticed() -> None:
-    with pytest.raises(ClientGone):
-        _read([b"ab"], 4, gone=True)
 
 
 def test_requests_and_failures_are_counted_per_variant() -> None:

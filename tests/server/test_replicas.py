@@ -12,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from data_path import BODY, OK, PLAIN, Caller, DataPath, forwarding
 from prometheus_client.parser import text_string_to_metric_families
 from remote_engine import engines
 from serving_process import Serving, Start, eventually, simulated
-from test_forwarding import BODY, OK, PLAIN, Caller, DataPath, forwarding
 
 from artifacts.fleet import Fleet
+from server.doorkeeper import Doorkeeper
 from server.forward import Forwarder
 from server.lifecycle import Lifecycle
 from server.metrics import GatewayMetrics, ObservedRequest
@@ -36,7 +37,7 @@ class Pair:
         self.observed: list[ObservedRequest] = []
         metrics = GatewayMetrics(self.registry)
         metrics.observe = self.observed.append  # type: ignore[method-assign]
-        self.forwarder = Forwarder(self.registry, metrics)
+        self.forwarder = Forwarder(self.registry, metrics, Doorkeeper(None))
         self.read: list[list[bytes]] = [[], []]
         self.variant.lifecycle = Lifecycle(state="ready")
 
@@ -45,9 +46,7 @@ class Pair:
         return next(iter(self.registry))
 
     async def ask(self) -> Caller:
-        client = Caller()
-        await self.forwarder(client.scope, client.receive, client.send)
-        return client
+        return await Caller().ask(self.forwarder)
 
     def run(self, answers: tuple[bytes | None, bytes | None], use: Callable[[Pair], Awaitable[None]]) -> None:
         """`answers` by server: bytes, none at all (b"": it hangs up), or None for nobody there."""
@@ -164,7 +163,7 @@ def test_only_an_aliased_body_is_written_anew(tmp_path: Path, body: bytes, arriv
     async def use(path: DataPath) -> None:
         client = await path.ask(Caller(body=body))
         assert path.requests[0].partition(b"\r\n\r\n")[2] == (arrives or body)
-        assert dict(client.got[0]["headers"])[b"x-prunebench-variant"] == b"a"
+        assert dict(client.got)[b"x-prunebench-variant"] == b"a"
 
     forwarding(tmp_path, PLAIN, use, **ALIASED)
 
