@@ -14,7 +14,7 @@ from artifacts.capacity import CapacitySearch
 from artifacts.document import Document
 from artifacts.files import write_text_atomically
 from artifacts.run import RunManifest
-from artifacts.study import CellRecord
+from artifacts.study import CellRecord, StudyFile
 from artifacts.sweep import Sweep
 from laws.findings import Findings
 from laws.roofline import Hardware
@@ -26,8 +26,9 @@ DOCUMENTS: dict[str, type[Document]] = {
     "search": CapacitySearch,
     "sweep": Sweep,
     "report": Findings,
-    "hardware": Hardware,
+    "study": StudyFile,
     "cell": CellRecord,
+    "hardware": Hardware,
     "fits": Fits,
     "study_report": StudyFindings,
 }
