@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from artifacts.document import Document
+from artifacts.energy import Energy
 from artifacts.errors import ConfigError, LoadTestError
 from artifacts.provenance import Provenance
 from artifacts.traffic import Level as Level
@@ -88,7 +89,8 @@ class ArmSummary(Document):
 
 
 class Comparison(Document):
-    """Ratios of `model` to `against`, per measure, one value per block, paired. Above 1 is faster for `speedup_*`.
+    """Ratios of `model` to `against`, per measure, one value per block, paired. Above 1 is faster for `speedup_*`, and
+    less energy per token for `energy_ratio_*`.
 
     `suppressed` counts the values of the block that has fewest. `model` may be `against`: then it is the A/A control.
     """
@@ -183,6 +185,7 @@ class RunManifest(Document):
     design: Design | None = None
     steadiness: tuple[Steadiness, ...] = ()
     littles_law: tuple[LittlesLaw, ...] = ()
+    energy: Energy | None = Field(default=None, description="null in runs from before meters were read")
     server_metrics: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="per model: difference of the server's counters over the run"
     )

@@ -34,6 +34,15 @@ def format_count(count: float) -> str:
     return f"{count:.3g}"
 
 
+def quantity(value: float, unit: str) -> str:
+    """`quantity(1.98e9, "Hz")` is '1.98 GHz', `quantity(0.0042, "J")` '4.2 mJ'."""
+    small = next((pair for pair in ((1e-3, "m"), (1e-6, "µ")) if pair[0] <= abs(value) < 1e3 * pair[0]), None)
+    if small is not None and abs(value) < 1:
+        return f"{value / small[0]:.3g} {small[1]}{unit}"
+    text = format_count(value)
+    return text + unit if text[-1].isalpha() else f"{text} {unit}"
+
+
 def format_ratio(ratio: float) -> str:
     """A share in [0, 1] as a percentage with one decimal."""
     return f"{ratio * 100:.1f} %"

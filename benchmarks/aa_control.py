@@ -11,26 +11,21 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifacts.fleet import Fleet, VariantEntry
-from artifacts.progress import silent
 from artifacts.provenance import collect_provenance
-from artifacts.run import Estimate, Level, Workload
-from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
+from artifacts.run import Level, Workload
+from benchmarks.demo_endpoint import NAME, demo_endpoint
+from benchmarks.pages import contains_one, draw_page, interval, made_with, page_parser, read_raw, write_raw
 from loadtest.pairing import SPEEDUPS, block_spread, estimate_ratio
 from loadtest.runner import LoadTestRequest, run_load_test
 from loadtest.verdicts import holm_adjusted, verdict
-from prunebench.demo_plan import MODEL_DIR
-from prunebench.demo_server import running_server
 
 STEM = Path(__file__).with_name("aa_control_cpu_202611")
-NAME = "demo"
 LEVEL, WORKLOAD = Level(concurrency=4), Workload(prompt_tokens=32, output_tokens=16)
 BLOCKS, WINDOW_S, LEAD_IN_S = 8, 1.0, 0.3
 RUN_S = 30.0  # one run with its start, and what ends the server
@@ -52,14 +47,10 @@ def extend(repetitions: int, last_start_s: float) -> None:
     if len(raw["runs"]) >= repetitions:
         return
     raw["provenance"] = collect_provenance().model_dump(mode="json")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        entry = VariantEntry(name=NAME, model=str(MODEL_DIR))
-        Fleet(variants=(entry,), max_model_len=512, state_dir=str(folder / "state")).save(folder / "fleet.json")
-        with running_server(folder / "fleet.json", folder / "server.log", silent) as url:
-            while len(raw["runs"]) < repetitions and time.monotonic() < last_start_s:
-                raw["runs"].append(control_run(url, folder / f"run-{len(raw['runs'])}"))
-                write_raw(STEM, raw)
+    with demo_endpoint() as (url, folder):
+        while len(raw["runs"]) < repetitions and time.monotonic() < last_start_s:
+            raw["runs"].append(control_run(url, folder / f"run-{len(raw['runs'])}"))
+            write_raw(STEM, raw)
 
 
 def control_run(url: str, out: Path) -> dict[str, Any]:
@@ -132,14 +123,6 @@ def row(number: int, run: dict[str, Any]) -> str:
 
 def contained(runs: list[dict[str, Any]], measure: str) -> int:
     return sum(contains_one(estimate_ratio(run["block_ratios"][measure])) for run in runs)
-
-
-def contains_one(estimate: Estimate) -> bool:
-    return estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
-
-
-def interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from artifacts.measures import inter_token_latencies_s, ttft_s
 from artifacts.progress import silent
 from artifacts.provenance import collect_provenance, package_versions
+from artifacts.run import RequestRecord
 from benchmarks.client_peers import PEERS, PROMPT
 from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
-from loadtest.plan import Plan
+from loadtest.plan import Outcome, Plan
 from loadtest.player import play
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,15 +116,16 @@ def peers(name: str, streams: int) -> dict[str, Any]:
     return seen
 
 
-def ours(streams: int) -> dict[str, Any]:
+def played(level: dict[str, Any], output_tokens: int, window_s: float) -> tuple[list[RequestRecord], Outcome]:
+    """One window of the load test's own client on the token server, through a Locust process of its own."""
     plan = Plan.parse(
         {
             "url": f"http://127.0.0.1:{PORT}",
             "arms": ["m"],
-            "level": {"concurrency": streams},
-            "workload": {"prompt_tokens": len(PROMPT), "output_tokens": TOKENS},
+            "level": level,
+            "workload": {"prompt_tokens": len(PROMPT), "output_tokens": output_tokens},
             "blocks": 1,
-            "window_s": WINDOW_S,
+            "window_s": window_s,
             "lead_in_s": LEAD_IN_S,
             "timeout_s": 30,
             "nonce": 1,
@@ -131,7 +133,11 @@ def ours(streams: int) -> dict[str, Any]:
         "the benchmark",
     )
     with tempfile.TemporaryDirectory() as folder:
-        records, outcome = play(plan, Path(folder), None, "client cost", silent)
+        return play(plan, Path(folder), None, "client", silent)
+
+
+def ours(streams: int) -> dict[str, Any]:
+    records, outcome = played({"concurrency": streams}, TOKENS, WINDOW_S)
     (window,) = outcome.windows
     counted = [r for r in records if r.ok and not r.warmup]
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.files import write_text_atomically
+from artifacts.run import Estimate
 
 
 def page_parser(thesis: str | None) -> argparse.ArgumentParser:
@@ -51,3 +52,12 @@ def made_with(provenance: Mapping[str, Any], packages: Sequence[str] = ("torch",
         f"commit {commit}",
     )
     return ", ".join(parts)
+
+
+def contains_one(estimate: Estimate) -> bool:
+    return estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
+
+
+def interval(estimate: Estimate, digits: int = 3) -> str:
+    """A ratio and its interval, as pages write them."""
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
 from artifacts.run import Design, Estimate, Level, Workload
-from benchmarks.pages import draw_page, made_with, page_parser, read_raw, write_raw
+from benchmarks.pages import draw_page, interval, made_with, page_parser, read_raw, write_raw
 from benchmarks.simulated_fleet import simulated_fleet
 from loadtest.design import plan_design
 from loadtest.pairing import estimate_ratio
@@ -145,8 +145,8 @@ def render(raw: dict[str, Any]) -> str:
             "| --- | ---: |",
             f"| blocks in the pool (one real run, three arms) | {len(pool['slowed'])} |",
             f"| spread of a block's log-ratio, A/A | {raw['pool_spread']:.2%} |",
-            f"| measured ratio, slowed to reference | {interval(both['slowed'])} |",
-            f"| measured ratio, reference to itself | {interval(both['control'])} |",
+            f"| measured ratio, slowed to reference | {interval(both['slowed'], 4)} |",
+            f"| measured ratio, reference to itself | {interval(both['control'], 4)} |",
             f"| recommended blocks after a pilot of {PILOT_BLOCKS}: median, least, most | "
             f"{np.median(sizes):.0f}, {min(sizes)}, {max(sizes)} |",
             f"| drawn procedures that found the slowdown | {power:.1%} |",
@@ -166,10 +166,6 @@ def render(raw: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 One thread, one epoll, no framework: 20,000 tokens/s fit on one core. It waits in `select`, whose time-out is good to
 microseconds where epoll's counts milliseconds. `/truth` answers with what was written since it was last asked; `/stall`
-makes it do nothing for a second. With JITTER_S each gap is off by up to so much, evenly.
+makes it do nothing for a second. With JITTER_S each gap is off by up to so much, evenly. A first token is timed from
+when the kernel had the request: what passed until this process read it is part of what its client waited for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import random
 import select
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -24,10 +26,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.priority import served_first
+from loadtest.reception import stamp_arrivals
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _ENVELOPE = {"id": "cmpl-0123456789abcdef", "object": "text_completion", "created": 1700000000, "model": "m"}
 _IDLE_WAIT_S = 1.0
+_READ_BYTES = 1 << 20
+_STAMP = struct.Struct("@ll")  # of the kernel: seconds and nanoseconds
 STALL_S = 1.0
 
 
@@ -51,7 +56,7 @@ class _Stream:
         self.connection = connection
         self.unread = b""
         self.unsent = b""
-        self.began_s = self.last_s = 0.0
+        self.arrived_s = self.last_s = 0.0
         self.tokens = self.asked = self.prompt = 0
 
     def write(self, data: bytes) -> None:
@@ -111,7 +116,7 @@ class TokenServer:
 
     def _note(self, stream: _Stream, written_s: float) -> None:
         if stream.tokens == 1:
-            self._firsts_s.append(written_s - stream.began_s)
+            self._firsts_s.append(written_s - stream.arrived_s)
         else:
             self._gaps_s.append(written_s - stream.last_s)
         stream.last_s = written_s
@@ -120,15 +125,17 @@ class TokenServer:
         connection, _ = self._listener.accept()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stamp_arrivals(connection)
         self._streams[connection.fileno()] = _Stream(connection)
         self._poll.register(connection, select.EPOLLIN)
 
     def _read(self, number: int) -> None:
         stream = self._streams[number]
         try:
-            data = stream.connection.recv(1 << 20)
+            data, ancillary, _, _ = stream.connection.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_STAMP.size))
         except ConnectionError:
-            data = b""
+            data, ancillary = b"", []
+        stream.arrived_s = _arrival_s(ancillary)
         stream.unread += data
         head, separator, body = stream.unread.partition(b"\r\n\r\n")
         if not data:
@@ -146,10 +153,9 @@ class TokenServer:
             stream.connection.setblocking(False)
             return
         asked = json.loads(body)
-        stream.began_s = perf_counter()
         stream.tokens, stream.asked, stream.prompt = 0, asked["max_tokens"], len(asked["prompt"])
         stream.write(_HEAD)
-        heapq.heappush(self._due, (stream.began_s + self._ttft_s, stream.connection.fileno()))
+        heapq.heappush(self._due, (perf_counter() + self._ttft_s, stream.connection.fileno()))
 
     def _page(self, path: bytes) -> bytes:
         if path == b"/stall":
@@ -159,6 +165,15 @@ class TokenServer:
             self._gaps_s, self._firsts_s = [], []
             return json.dumps(truth).encode()
         return json.dumps({"data": [{"id": "m"}]}).encode()
+
+
+def _arrival_s(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """On `perf_counter`; now, where the kernel does not say."""
+    now_s = perf_counter()
+    if not ancillary:
+        return now_s
+    seconds, nanoseconds = _STAMP.unpack(ancillary[0][2])
+    return now_s - (time.time() - seconds - nanoseconds / 1e9)
 
 
 def _content_length(head: bytes) -> int:

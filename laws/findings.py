@@ -18,6 +18,7 @@ from artifacts.sweep import Sweep
 from artifacts.variant import QualityRecord, VariantManifest
 from laws.ceiling import CeilingRow, ceiling_rows, served_manifests
 from laws.distributions import Distribution, distributions_of
+from laws.energy import BoardRow, EnergyRow, board_rows, energy_rows
 from laws.flow import FlowRow, flow_rows
 from laws.roofline import Hardware
 from laws.sources import SourcedRun, Sources, read_sources
@@ -65,6 +66,8 @@ class Findings(Document):
     provenance: Provenance
     commands: tuple[str, ...]
     flows: tuple[FlowRow, ...] = ()
+    energy: tuple[EnergyRow, ...] = ()
+    boards: tuple[BoardRow, ...] = ()
     campaigns: tuple[Campaign, ...] = ()
     searches: tuple[CapacitySearch, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
@@ -103,6 +106,8 @@ def gather_findings(folders: list[Path], hardware: Hardware | None) -> Findings:
         provenance=first.provenance,
         commands=sources.commands,
         flows=tuple(row for label, run in runs for row in flow_rows(label, run.manifest)),
+        energy=tuple(row for label, run in runs for row in energy_rows(label, run.manifest)),
+        boards=tuple(row for label, run in runs for row in board_rows(label, run.manifest)),
         campaigns=sources.campaigns,
         searches=sources.searches,
         sweeps=sources.sweeps,

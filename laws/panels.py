@@ -7,6 +7,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from laws.capacity_figures import capacity_figure, front_figure
+from laws.energy_figures import energy_figure
 from laws.figures import (
     blocks_figure,
     load_figure,
@@ -26,6 +27,7 @@ PANELS: tuple[tuple[str, str, Callable[[Findings], go.Figure | None]], ...] = (
     ("speedup", "Speed-up over the reference", speedup_figure),
     ("trade", "What is gained, what is lost", trade_figure),
     ("throughput", "Throughput", lambda f: load_figure(f, "output_tokens_per_s", "tokens/s")),
+    ("energy", "Energy per output token", energy_figure),
     ("pareto", "Throughput against interactivity (1 / TPOT p50)", pareto_figure),
     ("front", "Throughput against interactivity (1 / TPOT p50): the fronts", front_figure),
     ("ttft", f"Time to first token: {_PERCENTILES}", lambda f: latency_figure(f, "ttft")),

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from artifacts.errors import ConfigError
 from artifacts.files import write_text_atomically
 from artifacts.run import Estimate, Gate
-from artifacts.units import format_bytes, format_count, format_ratio, format_seconds
+from artifacts.units import format_bytes, format_count, format_ratio, format_seconds, quantity
 from artifacts.variant import TEXT_METRICS
 from laws.figures import colour_of
 from laws.findings import (
@@ -53,7 +53,12 @@ def render(findings: Findings) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        bytes=format_bytes, count=format_count, share=format_ratio, seconds=format_seconds, ratio=format_estimate
+        bytes=format_bytes,
+        count=format_count,
+        share=format_ratio,
+        seconds=format_seconds,
+        ratio=format_estimate,
+        quantity=quantity,
     )
     environment.filters["zipped"] = lambda rows: zip(*rows, strict=True)
     return environment.get_template("report.html.jinja").render(

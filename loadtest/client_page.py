@@ -7,6 +7,7 @@ ready. Requests are therefore counted when their segment has ended.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -22,13 +23,11 @@ SHORT_BUCKETS_S = (
 LATENESS_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
 
 
-class ClientPage:
-    """One run's figures. `heard` takes each record, `at` the time; `page` is what a scrape gets."""
+class ClientCounts:
+    """What requests add up to, by model. `heard` takes each record; `models` begin at zero."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._counted, self._now = CollectorRegistry(), CollectorRegistry()
-        self._counted_page = b""
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        self._registry = CollectorRegistry()
         self._offered = self._counter("offered_requests", "Requests whose scheduled time has come.", "variant")
         self._completed = self._counter("completed_requests", "Requests answered in full.", "variant")
         self._failed = self._counter("failed_requests", "Requests that failed, by kind.", "variant", "kind")
@@ -39,21 +38,15 @@ class ClientPage:
             (e2e_s, self._histogram("e2e_seconds", "Scheduled time to the last output.")),
         )
         self._lateness = self._histogram("send_lateness_seconds", "Scheduled time to the sending.", LATENESS_BUCKETS_S)
-        self._cpu = self._gauge("process_cpu_share", "Processor time of the load client, in cores.")
-        self._open = self._gauge("window_open", "1 while the arm's measured window is open.", "variant")
-        self._progress = self._gauge("progress_ratio", "Share of the planned run that is over.")
-        self._clocks_s = (time.perf_counter(), time.process_time())
-        self._segment: tuple[int, bool] | None = None
-        self.page = b""
-        self._begin_at_zero()
+        self._begin_at_zero(models)
 
-    def _begin_at_zero(self) -> None:
+    def _begin_at_zero(self, models: Iterable[str]) -> None:
         """A counter that appears with its first segment's sum would hide that segment from every rate."""
-        for arm in self._plan.arms:
+        for model in models:
             for counter in (self._offered, self._completed, self._tokens):
-                counter.labels(arm)
+                counter.labels(model)
             for histogram in (self._lateness, *(histogram for _, histogram in self._times)):
-                histogram.labels(arm)
+                histogram.labels(model)
 
     def heard(self, record: RequestRecord) -> None:
         self._offered.labels(record.model).inc()
@@ -68,6 +61,33 @@ class ClientPage:
             for value_s in measure(record):
                 histogram.labels(record.model).observe(value_s)
 
+    def page(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, about, labels, registry=self._registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...] = SHORT_BUCKETS_S) -> Histogram:
+        return Histogram(_PREFIX + name, about, ("variant",), registry=self._registry, buckets=buckets)
+
+
+class ClientPage:
+    """One planned run's figures. `heard` takes each record, `at` the time; `page` is what a scrape gets."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._counts = ClientCounts(plan.arms)
+        self.heard = self._counts.heard
+        self._now = CollectorRegistry()
+        self._counted_page = b""
+        self._cpu = self._gauge("process_cpu_share", "Processor time of the load client, in cores.")
+        self._open = self._gauge("window_open", "1 while the arm's measured window is open.", "variant")
+        self._progress = self._gauge("progress_ratio", "Share of the planned run that is over.")
+        self._clocks_s = (time.perf_counter(), time.process_time())
+        self._segment: tuple[int, bool] | None = None
+        self.page = b""
+
     def at(self, done_s: float, total_s: float) -> None:
         """Renders counts where a segment begins, and at the end; the few gauges where its window opens as well."""
         segment = self._segment_at(done_s)
@@ -75,7 +95,7 @@ class ClientPage:
             return
         self._read_clocks()
         if self._segment is None or segment[0] != self._segment[0] or done_s >= total_s:
-            self._counted_page = generate_latest(self._counted)
+            self._counted_page = self._counts.page()
         self._segment = segment
         self._progress.set(done_s / total_s)
         for number, arm in enumerate(self._plan.arms):
@@ -95,11 +115,5 @@ class ClientPage:
         self._clocks_s = now_s
         self._cpu.set(processor_s / max(wall_s, 1e-9))
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(_PREFIX + name, about, labels, registry=self._counted)
-
     def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
         return Gauge(_PREFIX + name, about, labels, registry=self._now)
-
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...] = SHORT_BUCKETS_S) -> Histogram:
-        return Histogram(_PREFIX + name, about, ("variant",), registry=self._counted, buckets=buckets)

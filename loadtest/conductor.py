@@ -14,6 +14,7 @@ import gevent
 
 from artifacts.priority import served_first
 from artifacts.run import RequestRecord, Window
+from loadtest.energy_watch import EnergyWatch
 from loadtest.exchange import Exchange, Place, record_of
 from loadtest.loop_lag import LagSampler
 from loadtest.plan import Outcome, Plan, Segment
@@ -44,13 +45,23 @@ class _Stage:
 
 
 class Conductor:
-    """`send` performs one request; `tell(done_s, total_s)` hears how far the run is, `heard` each record."""
+    """`send` performs one request; `tell(done_s, total_s)` hears how far the run is, `heard` each record.
+
+    `energy` is None in a process that leaves the machine's meters to another.
+    """
 
     def __init__(
-        self, plan: Plan, send: Send, tell: Tell, heard: Callable[[RequestRecord], None], share: Share | None = None
+        self,
+        plan: Plan,
+        send: Send,
+        tell: Tell,
+        heard: Callable[[RequestRecord], None],
+        share: Share | None = None,
+        energy: EnergyWatch | None = None,
     ) -> None:
         self._plan, self._send, self._tell, self._heard = plan, send, tell, heard
         self._share = share or Share()
+        self._energy = energy
         self._records: list[RequestRecord] = []
         self._windows: list[Window] = []
         self._likely_requests = 4 * (plan.level.concurrency or 0)
@@ -60,6 +71,8 @@ class Conductor:
     def play(self) -> tuple[list[RequestRecord], Outcome]:
         """Plays its share of the whole plan; takes its time. Zero of all times is the start of the first segment."""
         cpu_s, first = 0.0, True
+        if self._energy is not None:
+            self._energy.rest()
         for number, segment in enumerate(self._plan.segments):
             gc.collect()
             gc.disable()
@@ -78,6 +91,7 @@ class Conductor:
             client_cpu_s=cpu_s,
             served_first=first,
             loop_lags_s=tuple(self._lag.lags_s),
+            energy=None if self._energy is None else self._energy.log(),
         )
         return self._records, outcome
 
@@ -93,12 +107,15 @@ class Conductor:
 
     def _perform(self, stage: _Stage) -> None:
         meter = gevent.spawn(self._meter, stage)
-        watcher = gevent.spawn(self._lag.watch, *stage.window_ns)
+        watchers = [gevent.spawn(self._lag.watch, *stage.window_ns)]
+        if self._energy is not None:
+            place = stage.segment.arm, stage.segment.block
+            watchers.append(gevent.spawn(self._energy.watch, *place, *stage.window_ns))
         if self._plan.level.concurrency is not None:
             streams = [gevent.spawn(self._stream, stage) for _ in self._share.indices(self._plan.level.concurrency)]
         else:
             streams = self._dispatch(stage)
-        gevent.joinall([meter, watcher, *streams], raise_error=True)
+        gevent.joinall([meter, *watchers, *streams], raise_error=True)
 
     def _stream(self, stage: _Stage) -> None:
         """One of the closed loop's streams: the next request starts when the last has ended."""

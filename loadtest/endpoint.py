@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http.client import HTTPException
+from ipaddress import ip_address
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -69,6 +70,27 @@ def _base_url(url: str) -> str:
     if not usable:
         raise LoadTestError(f"{url!r} is no usable address. Give one of the form http://host:port, without TLS.")
     return url.split("?")[0].rstrip("/").removesuffix("/v1")
+
+
+def is_local(url: str) -> bool:
+    """Whether it names this machine: a loopback address or `localhost`."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def served_here(url: str, served: dict[str, dict[str, Any]], models: tuple[str, ...]) -> bool:
+    """Whether all `models` run on this machine, as far as can be known: a gateway here may pass requests on.
+
+    `served` is what `/v1/models` lists; an alias counts as the variants it stands for.
+    """
+    about = [served.get(model, {}).get("prunebench", {}) for model in models]
+    targets = tuple(str(target["variant"]) for entry in about for target in entry.get("targets", ()))
+    passed_on = [str(replica) for entry in about for replica in entry.get("urls", ())]
+    here = all(map(is_local, (url, *passed_on)))
+    return here and (not targets or served_here(url, served, targets))
 
 
 def require_models(served: dict[str, dict[str, Any]], wanted: tuple[str, ...], total_tokens: int | None) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from artifacts.measures import CERTIFYING_SAMPLES, inter_token_latencies_s, ttft_s
 from artifacts.run import Gate, Level, RequestRecord, Window, Workload
 from loadtest.counters import PREEMPTIONS, PREFIX_HITS, PREFIX_QUERIES
-from loadtest.stationarity import littles_law, mean_residual, steadiness
+from loadtest.stationarity import MIN_BLOCKS, littles_law, mean_residual, steadiness
 
 LATENESS_FLOOR_S = 0.010
 LATENESS_SHARE = 0.1
@@ -200,12 +200,15 @@ def littles_residual(evidence: Evidence) -> float | None:
 
 
 def littles_limit(evidence: Evidence) -> float:
-    """5 %, but where requests are long against the window their share of it: so much may cross one edge by chance."""
-    lengths = {(w.arm, w.block): w.end_s - w.start_s for w in evidence.windows}
+    """5 %, but where requests are long against the window their share of it: so much may cross one edge by chance.
+
+    Over fewer windows than an interval needs, chance does not average out: one that crosses may be twice the mean.
+    """
+    lengths_s = {(w.arm, w.block): w.end_s - w.start_s for w in evidence.windows}
+    balances = littles_law(evidence.records, evidence.windows)
+    few = len(balances) < MIN_BLOCKS * len({b.arm for b in balances})
     shares = [
-        b.sojourn_s / lengths[(b.arm, b.block)]
-        for b in littles_law(evidence.records, evidence.windows)
-        if lengths[(b.arm, b.block)] > 0
+        (2 if few else 1) * b.sojourn_s / lengths_s[b.arm, b.block] for b in balances if lengths_s[b.arm, b.block] > 0
     ]
     return max([LITTLE_LIMIT, *shares])
 

@@ -2,7 +2,8 @@
 
 By hand, Locust's user count is the concurrency: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --model
 dense`. Rows: TTFT, TPOT, inter-token latency (ITL) and E2E, in milliseconds, counted to 0.1 ms. `--stop-on
-"ttft_p95>500ms"` ends the test, with exit code 3 or in the web UI without leaving, when that is so.
+"ttft_p95>500ms"` ends the test, with exit code 3 or in the web UI without leaving, when that is so. The web UI's
+`/metrics` is for Prometheus.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from artifacts.measures import e2e_s, inter_token_latencies_s, tpot_s, ttft_s
 from artifacts.priority import served_first
 from artifacts.run import RequestRecord, write_requests
 from loadtest.by_hand import ByHand, watch_over
+from loadtest.client_page import ClientCounts
 from loadtest.conductor import Conductor
+from loadtest.energy_watch import EnergyWatch
 from loadtest.limits import DEFAULT_WINDOW_S, Watch, parse_limits
-from loadtest.page_server import shown
+from loadtest.page_server import KIND, shown
 from loadtest.plan import Plan
+from loadtest.power_meters import meters_here
 from loadtest.protocol import (
     API_KEY_VARIABLE,
     OUTCOME_NAME,
@@ -88,6 +92,14 @@ def meet(environment: Any, **_: Any) -> None:
         environment.guest = Guest(runner)
 
 
+@events.init.add_listener
+def show_counts(environment: Any, **_: Any) -> None:
+    """A test by hand counts on the web UI's `/metrics`; a master hears no single requests, so it has no such page."""
+    environment.counts = ClientCounts()
+    if environment.web_ui is not None and not isinstance(environment.runner, MasterRunner):
+        _show(environment.web_ui.app, environment.counts)
+
+
 @events.test_start.add_listener
 def begin_by_hand(environment: Any, **_: Any) -> None:
     """The whole test is on the clock; the conductor of a plan sees to its own segments."""
@@ -118,6 +130,7 @@ class Completions(User):  # type: ignore[misc,unused-ignore]
             raise StopUser
         record = self.environment.by_hand.request()
         self.environment.watch.hear(perf_counter(), record)
+        self.environment.counts.heard(record)
         _count(self.environment, record)
 
     def _play(self, path: Path) -> None:
@@ -159,7 +172,8 @@ def _play_share(environment: Any, plan: Plan, path: Path, share: Share) -> None:
 
     part = Share(number=share.number, parts=share.parts, meet=meet)
     with shown(plan, share.number) as page:
-        records, outcome = Conductor(plan, client.send, tell, heard, part).play()
+        energy = EnergyWatch(meters_here(plan.served_here)) if share.number == 0 else None
+        records, outcome = Conductor(plan, client.send, tell, heard, part, energy).play()
     client.close()
     write_requests(path.with_name(part_name(RECORDS_NAME, share.number)), records)
     outcome.save(path.with_name(part_name(OUTCOME_NAME, share.number)))
@@ -191,6 +205,12 @@ def _count(environment: Any, record: RequestRecord) -> None:
         exception=None if record.error is None else LoadTestError(record.error),
         context={},
     )
+
+
+def _show(app: Any, counts: ClientCounts) -> None:
+    @app.route("/metrics")  # type: ignore[untyped-decorator,unused-ignore]
+    def metrics() -> tuple[bytes, dict[str, str]]:
+        return counts.page(), {"content-type": KIND}
 
 
 def _tell(done_s: float, total_s: float) -> None:

@@ -14,7 +14,7 @@ from loadtest.client_page import ClientPage
 from loadtest.plan import Plan
 from loadtest.protocol import METRICS_ADDRESS_VARIABLE
 
-_KIND = "text/plain; version=0.0.4; charset=utf-8"
+KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _server(page: ClientPage, address: str, number: int) -> WSGIServer:
         raise ConfigError(f"{address!r} is no address for the metrics page. Give HOST:PORT, as in 127.0.0.1:9646.")
 
     def answer(environment: dict[str, Any], start: Callable[..., object]) -> Iterable[bytes]:
-        start("200 OK", [("content-type", _KIND)])
+        start("200 OK", [("content-type", KIND)])
         return [page.page]
 
     server = WSGIServer((host, int(port) + number), answer, log=None, error_log=None)

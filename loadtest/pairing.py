@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from artifacts.energy import ENERGY_RATIOS
 from artifacts.measures import CERTIFYING_SAMPLES, QUANTITIES, e2e_s, totals_in_windows, tpot_s, ttft_s
 from artifacts.run import Comparison, Estimate, Interval, RequestRecord, Suppressed, Window
 from loadtest.intervals import mean_intervals, published, student_p_value
@@ -71,11 +72,14 @@ def compare(
     against: Sequence[dict[str, float]],
     suppressed: tuple[Suppressed, ...] = (),
 ) -> Comparison:
-    """`names` are (model, against); the sequences hold `block_speeds` per block. Blocks without a pair are left out."""
+    """`names` are (model, against); the sequences hold `block_speeds` per block, tokens per joule with them.
+
+    Blocks without a pair are left out.
+    """
     hidden = {s.measure for s in suppressed}
     block_ratios = {
         speed: tuple(m[speed] / a[speed] for m, a in zip(model, against, strict=True) if speed in m and speed in a)
-        for speed in (*SPEEDUPS, *TAIL_SPEEDUPS)
+        for speed in (*SPEEDUPS, *TAIL_SPEEDUPS, *ENERGY_RATIOS.values())
         if speed not in hidden
     }
     return Comparison(

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from artifacts.arrivals import Replay, Steps
 from artifacts.document import Document
+from artifacts.energy import EnergyLog
 from artifacts.run import Level, Window, Workload
 from loadtest.conversations import Conversation
 from loadtest.limits import DEFAULT_WINDOW_S, parse_limits
@@ -51,6 +52,7 @@ class Plan(Document):
     client_processes: int = Field(default=1, gt=0, description="Locust workers that share the schedule out")
     stop_on: str = Field(default="", description="limits that end the run between two segments, see loadtest.limits")
     stop_on_window_s: float = Field(default=DEFAULT_WINDOW_S, gt=0)
+    served_here: bool = Field(default=False, description="whether this machine's energy is that of what is asked")
     trace: ReplayedTrace | None = None
     conversations: tuple[Conversation, ...] = ()
 
@@ -106,3 +108,4 @@ class Outcome(Document):
     client_cpu_s: float = Field(description="processor time of the client inside the windows; of several, the most")
     served_first: bool = Field(description="whether the client, every process of it, ran in the real-time class")
     loop_lags_s: tuple[float, ...] = Field(default=(), description="how late the client's event loop woke, sampled")
+    energy: EnergyLog | None = Field(default=None, description="null from a process that another reads for")

@@ -72,6 +72,7 @@ def merged(plan: Plan, folder: Path) -> tuple[list[RequestRecord], Outcome]:
         client_cpu_s=max(outcome.client_cpu_s for outcome in outcomes),
         served_first=all(outcome.served_first for outcome in outcomes),
         loop_lags_s=max((outcome.loop_lags_s for outcome in outcomes), key=sum),
+        energy=next((outcome.energy for outcome in outcomes if outcome.energy is not None), None),
     )
 
 

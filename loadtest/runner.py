@@ -30,8 +30,10 @@ from artifacts.run import (
 from artifacts.traffic import TraceSource
 from loadtest.conversations import read_conversations
 from loadtest.counters import counter_increase
-from loadtest.endpoint import Endpoint, require_models
+from loadtest.endpoint import Endpoint, require_models, served_here
+from loadtest.energy import summarise_energy
 from loadtest.gates import Evidence, events_per_read, judge, loop_lag_p99_s
+from loadtest.hardware_gates import hardware_gates
 from loadtest.lengths import lengths_of, longest_request_tokens
 from loadtest.mix import models_of
 from loadtest.mixed import summarise_mixes
@@ -116,7 +118,7 @@ def _play(
     endpoint = Endpoint(plan.url, request.api_key)
     served = endpoint.models()
     context_tokens = require_models(served, models_of(plan.arms), longest_request_tokens(plan.workload))
-    plan = _fitted(plan, context_tokens)
+    plan = _fitted(plan, context_tokens, served_here(plan.url, served, models_of(plan.arms)))
     errors_s = [calibrate(plan)] if calibrate else []
     with tempfile.TemporaryDirectory(prefix="prunebench-load-") as folder:
         before = endpoint.metrics()
@@ -172,15 +174,15 @@ def _from_files(request: LoadTestRequest, run_s: float) -> dict[str, Any]:
     return found
 
 
-def _fitted(plan: Plan, served_tokens: int | None) -> Plan:
-    """The plan for models with that context: the shorter one counts if both are told."""
+def _fitted(plan: Plan, served_tokens: int | None, here: bool) -> Plan:
+    """The plan for models with that context, the shorter one if both are told, and on this machine or another."""
     told = [tokens for tokens in (plan.context_tokens, served_tokens) if tokens is not None]
-    return plan.model_copy(update={"context_tokens": min(told, default=None)})
+    return plan.model_copy(update={"context_tokens": min(told, default=None), "served_here": here})
 
 
 def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
     plan, records, windows = played.plan, played.records, played.outcome.windows
-    arms, models = plan.arms, models_of(plan.arms)
+    arms, models, energy = plan.arms, models_of(plan.arms), played.outcome.energy
     evidence = Evidence(
         records=records,
         windows=windows,
@@ -204,13 +206,14 @@ def _manifest(request: LoadTestRequest, played: _Played) -> RunManifest:
         duration_s=request.duration_s,
         blocks=request.blocks,
         warmup_s=request.warmup_s,
-        gates=judge(evidence),
+        gates=(*judge(evidence), *hardware_gates(energy)),
         arms=summarise_arms(arms, records, windows, played.served),
-        comparisons=() if request.against is None else compare_arms(arms, records, windows),
+        comparisons=() if request.against is None else compare_arms(arms, records, windows, energy),
         windows=windows,
         design=request.design,
         steadiness=steadiness(records, windows),
         littles_law=littles_law(records, windows),
+        energy=summarise_energy(energy, arms, records, windows),
         server_metrics=evidence.counters,
         client=_client_figures(evidence, played.outcome) | _calibration_figures(played.calibration_s),
         mixed=summarise_mixes(arms, records, windows, played.served),

@@ -18,7 +18,7 @@ from artifacts.run import LittlesLaw, RequestRecord, Steadiness, Window
 BATCH = 5
 SURE = 0.99
 _MIN_BATCHES = 4
-_MIN_BLOCKS = 4
+MIN_BLOCKS = 4
 _NO_STEADY_PART = 0.4
 _LARGE = 0.4
 
@@ -85,7 +85,7 @@ def _drift(arm: int, signal: str, windows: Sequence[tuple[Series, Series]]) -> S
         arm=arm,
         signal="ttft" if signal == "ttft" else "in_flight",
         drift=drift,
-        sure=sure_part(differences) if len(differences) >= _MIN_BLOCKS else alone,
+        sure=sure_part(differences) if len(differences) >= MIN_BLOCKS else alone,
         cut=cut,
         blocks=len(differences),
     )
@@ -127,7 +127,7 @@ def littles_law(records: Sequence[RequestRecord], windows: Sequence[Window]) -> 
 def mean_residual(balances: Sequence[LittlesLaw]) -> float:
     """How far the mean residual of one arm's blocks surely is from 0; below four blocks simply how far it is."""
     residuals = [b.residual for b in balances]
-    return sure_part(residuals) if len(residuals) >= _MIN_BLOCKS else abs(float(np.mean(residuals)))
+    return sure_part(residuals) if len(residuals) >= MIN_BLOCKS else abs(float(np.mean(residuals)))
 
 
 def _balance(records: Sequence[RequestRecord], window: Window) -> LittlesLaw:

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from artifacts.energy import EnergyLog
 from artifacts.measures import summarise, suppressed_percentiles
 from artifacts.run import ArmSummary, Comparison, RequestRecord, Window
+from loadtest.energy import tokens_per_joule
 from loadtest.pairing import block_speeds, compare, suppressed_tails
 
 
@@ -50,7 +52,10 @@ def _summarise_arm(
 
 
 def compare_arms(
-    arms: tuple[str, ...], records: Sequence[RequestRecord], windows: Sequence[Window]
+    arms: tuple[str, ...],
+    records: Sequence[RequestRecord],
+    windows: Sequence[Window],
+    energy: EnergyLog | None = None,
 ) -> tuple[Comparison, ...]:
     """Every other arm against the first. A percentile is left out where a block of either does not certify it."""
     blocks = [
@@ -61,7 +66,10 @@ def compare_arms(
         ]
         for arm in range(len(arms))
     ]
-    speeds = [[block_speeds(mine, window) for mine, window in of_arm] for of_arm in blocks]
+    speeds = [
+        [block_speeds(mine, window) | tokens_per_joule(energy, mine, window) for mine, window in of_arm]
+        for of_arm in blocks
+    ]
     return tuple(
         compare(
             (arms[arm], arms[0]),

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from artifacts.nvml import (
+    MEMORY_CLOCK_HZ,
+    MOST_MEMORY_CLOCK_HZ,
+    MOST_SM_CLOCK_HZ,
+    POWER_CAP_W,
+    SM_CLOCK_HZ,
+    Board,
+    Question,
+    boards_of,
+    installed_nvml,
+)
 from artifacts.provenance import collect_provenance
 from artifacts.run import Level, Workload, load_run
+from artifacts.units import quantity
 from artifacts.variant import load_variant
 from laws.ceiling import card_table, ceiling_rows, mean_context_tokens, reached_table, served_manifests
 from laws.hardware import cache_file, measure_cpu
 from laws.roofline import Hardware
-from loadtest.endpoint import Endpoint
+from loadtest.endpoint import Endpoint, is_local
 from loadtest.mix import models_of
 from loadtest.protocol import API_KEY_VARIABLE
 from prunebench.console import note, show_table
@@ -29,8 +39,12 @@ def show_card(
 ) -> Hardware | None:
     """Prints the card; returns the hardware it is of, None where nothing is known about it.
 
+    Of GPUs here the caps and clocks come first, known without any file.
+
     Raises ConfigError for a damaged file or manifest, LoadTestError if the server cannot be asked.
     """
+    for line in board_lines(boards_of(installed_nvml()) if is_local(url) else ()):
+        note(line)
     hardware = hardware_of(file, url)
     if hardware is None:
         return None
@@ -48,6 +62,21 @@ def show_card(
     return hardware
 
 
+def board_lines(boards: Iterable[Board]) -> list[str]:
+    """What holds each GPU's speed down in any case: its power cap, and its clocks now and at most."""
+    return [
+        f"GPU {board.index}: power cap {_told(board, POWER_CAP_W, 'W')}, "
+        f"SM clock {_told(board, SM_CLOCK_HZ, 'Hz')} of {_told(board, MOST_SM_CLOCK_HZ, 'Hz')}, "
+        f"memory clock {_told(board, MEMORY_CLOCK_HZ, 'Hz')} of {_told(board, MOST_MEMORY_CLOCK_HZ, 'Hz')}."
+        for board in boards
+    ]
+
+
+def _told(board: Board, question: Question, unit: str) -> str:
+    value = board.number(question)
+    return "unknown" if value is None else quantity(value, unit)
+
+
 def show_reached(hardware: Hardware | None, folders: Iterable[Path]) -> None:
     """Prints what the runs reached of their ceilings, if there is anything to say."""
     if hardware is None:
@@ -63,7 +92,7 @@ def hardware_of(file: Path | None, url: str) -> Hardware | None:
     if file is not None:
         return Hardware.load(file)
     known = cache_file()
-    if not known.is_file() or not _is_local(url) or collect_provenance().gpus:
+    if not known.is_file() or not is_local(url) or collect_provenance().gpus:
         return None
     return Hardware.load(known)
 
@@ -74,11 +103,3 @@ def measure_hardware(variant: Path, out: Path | None) -> tuple[Path, Hardware]:
     place = out or cache_file()
     hardware.save(place)
     return place, hardware
-
-
-def _is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

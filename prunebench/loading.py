@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from artifacts.arrivals import Steps
 from artifacts.run import Level, RunManifest
@@ -16,6 +17,7 @@ from prunebench.comparing import explain
 from prunebench.console import note, print_result, show_progress
 
 _DEFAULT_DURATION_S = 60.0
+_SHOWN: dict[str, Any] = {"arms": True, "comparisons": True, "mixed": True, "energy": {"meters", "arms"}}
 
 
 def default_duration_s(level: Level, blocks: int) -> float:
@@ -37,7 +39,7 @@ def measure_load(
     for remark in remarks(run):
         note(remark)
     show_reached(hardware, (request.out,))
-    shown = run.model_dump(include={"arms", "comparisons", "mixed"})
+    shown = run.model_dump(include=_SHOWN)
     print_result({"out": str(request.out), "valid": run.valid, **shown})
     return run.valid
 
@@ -55,6 +57,8 @@ def remarks(run: RunManifest) -> list[str]:
             f"{run.clipped_requests} requests were longer than a context of {run.context_tokens} tokens and were cut. "
             "Lower --length-scale, or the lengths, to keep their spread."
         )
+    if run.energy is not None and run.energy.meters == "forbidden":
+        said.append("Energy was not read: this user may not read the processor's counters. Run as root to have it.")
     if run.workload.natural_ends:
         said.append("Answers ended where the models ended them: a ratio of latencies or tokens/s is not of equal work.")
     return said

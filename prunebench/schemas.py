@@ -27,7 +27,6 @@ DOCUMENTS: dict[str, type[Document]] = {
     "sweep": Sweep,
     "report": Findings,
     "study": StudyFile,
-    "cell": CellRecord,
     "hardware": Hardware,
     "fits": Fits,
     "study_report": StudyFindings,

@@ -15,10 +15,11 @@ from prometheus_client import CollectorRegistry, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from artifacts.nvml import installed_nvml
 from artifacts.provenance import own_version
 from server.exposition import Page, pieces_of
 from server.fleet_metrics import FleetCollector
-from server.gpu_metrics import GpuCollector, installed_nvml
+from server.gpu_metrics import GpuCollector
 from server.registry import Registry
 from server.replicas import Replica
 from server.variant_metrics import VariantMetrics

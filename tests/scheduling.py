@@ -15,7 +15,7 @@ ENGINES = (
     "tests/compressors/test_engine.py",
     "tests/prunebench/test_latency_engine.py",
 )
-CLOCKS = ("tests/loadtest/", "tests/server/")
+CLOCKS = ("tests/loadtest/", "tests/server/", "tests/prunebench/test_study_speeds.py")
 ORDER = ("engines", "clocks")
 
 

@@ -7,7 +7,7 @@ and how three lines of other files do. Whoever guesses is right one time in four
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import cache
 from random import Random
 from typing import get_args
 
@@ -26,14 +26,14 @@ def demo_text(name: str) -> str:
     """The part of the demo model's corpus that `demo:PART` names. Raises ConfigError for another part."""
     for part in get_args(Split):
         if name == PREFIX + part:
-            return "\n<|endoftext|>\n".join(load_corpus(part).texts)
+            return "\n<|endoftext|>\n".join(_texts(part))
     raise ConfigError(f"{name} is no part of the demo's corpus. Use {', '.join(PREFIX + p for p in get_args(Split))}.")
 
 
-def line_end_questions(stdlib: Path | None = None) -> str:
+def line_end_questions() -> str:
     """JSON lines for `evaluate --task`, the same on every machine with this interpreter; files take turns."""
     draw = Random(0)
-    cases = [_cases(text, draw) for text in load_corpus("held_out", stdlib).texts]
+    cases = [_cases(text, draw) for text in _texts("held_out")]
     asked = []
     for turn in range(_PER_FILE):
         for index, own in enumerate(cases):
@@ -42,6 +42,12 @@ def line_end_questions(stdlib: Path | None = None) -> str:
                 wrong = [draw.choice(other)[1] for other in draw.sample(others, _CHOICES - 1)]
                 asked.append(_question(*own[turn], wrong, draw))
     return "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in asked)
+
+
+@cache
+def _texts(part: Split) -> tuple[str, ...]:
+    """Every file of the standard library is read for it, and a plan asks several times."""
+    return load_corpus(part).texts
 
 
 def _cases(text: str, draw: Random) -> list[tuple[str, str]]:

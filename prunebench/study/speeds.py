@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from artifacts.energy import ENERGY_RATIOS, Energy
 from artifacts.errors import LoadTestError
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.measures import TOTAL_MEASURES
@@ -139,12 +140,36 @@ def speeds_of(speed: ServingSpeed, folder: Path) -> list[SpeedAt]:
     for level in campaign.levels:
         if level.valid:
             label = level.level.label if speed.name == "serving" else f"{speed.name} {level.level.label}"
-            arms = load_run(folder / level.folder).arms
-            found += _of_level(label, level.comparisons, arms)
+            run = load_run(folder / level.folder)
+            found += _of_level(label, level.comparisons, run.arms)
+            found += _energy(label, level.comparisons, run.energy)
     if not found:
         gates = ", ".join(sorted({gate.name for level in campaign.levels for gate in level.failed_gates})) or "nothing"
         raise LoadTestError(f"No level of {speed.name} is valid ({gates}). See {folder}, and measure it again.")
     return found
+
+
+def _energy(label: str, comparisons: Sequence[Comparison], energy: Energy | None) -> list[SpeedAt]:
+    """Joules per output token where meters were read, by kind of device; above 1 the variant needs less."""
+    (compared,) = [comparison for comparison in comparisons if not comparison.is_control]
+    arms = reversed(energy.arms if energy else ())
+    joules = {(arm.kind, arm.model): arm.joules_per_token for arm in arms}
+    return [
+        SpeedAt(
+            mode="serving",
+            level=label,
+            quantity=f"joules_per_token_{kind}",
+            speedup=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            pairs=estimate.n,
+            base_value=joules.get((kind, DENSE)),
+            value=joules.get((kind, _VARIANT)),
+            unit="J/token",
+        )
+        for kind, name in ENERGY_RATIOS.items()
+        if (estimate := compared.ratios.get(name)) is not None
+    ]
 
 
 def _of_level(label: str, comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> list[SpeedAt]:

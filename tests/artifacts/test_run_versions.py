@@ -43,7 +43,7 @@ def test_a_run_of_version_1_means_what_it_meant(tmp_path: Path) -> None:
     run = loaded(tmp_path, OLD)
     assert run.level == Level(arrivals=Poisson(rate_per_s=2.5))
     assert run.workload == Workload(prompt_tokens=64, output_tokens=48, seed=3)
-    assert (run.trace, run.clipped_requests, run.mixed, run.valid) == (None, 0, (), True)
+    assert (run.trace, run.clipped_requests, run.mixed, run.energy, run.valid) == (None, 0, (), None, True)
 
 
 def test_what_is_written_now_is_version_2_and_comes_back(tmp_path: Path) -> None:

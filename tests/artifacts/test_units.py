@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from artifacts.units import format_bytes, format_count, format_ratio, format_seconds
+from artifacts.units import format_bytes, format_count, format_ratio, format_seconds, quantity
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ def test_counts(count: float, text: str) -> None:
 
 def test_ratio() -> None:
     assert format_ratio(0.1234) == "12.3 %"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1.98e9, "Hz", "1.98 GHz"),
+        (700.0, "W", "700 W"),
+        (1.25, "J", "1.25 J"),
+        (0.0042, "J", "4.2 mJ"),
+        (-0.25, "J", "-250 mJ"),
+        (3.1e-5, "J", "31 µJ"),
+        (0.0, "J", "0 J"),
+        (61, "°C", "61 °C"),
+    ],
+)
+def test_a_quantity_has_the_prefix_that_suits_it(value: float, unit: str, text: str) -> None:
+    assert quantity(value, unit) == text

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from captured import page
-from nvml import FakeNvml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from server.gpu_metrics import GpuCollector
+from tests.nvml import FakeNvml
 
 VARIANTS = ("dense", "ffn-50", "depth-25")
 

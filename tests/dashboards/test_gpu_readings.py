@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nvml import FakeNvml
 from prometheus_client import CollectorRegistry
 
+from artifacts import nvml as nvml_library
 from artifacts.fleet import Fleet, VariantEntry
-from server import gpu_metrics
-from server.gpu_metrics import THROTTLE_REASONS, GpuCollector, installed_nvml
+from artifacts.nvml import THROTTLE_REASONS, installed_nvml
+from server.gpu_metrics import GpuCollector
 from server.metrics import GatewayMetrics
 from server.registry import Registry
+from tests.nvml import FakeNvml
 
 ONE = Fleet(variants=(VariantEntry(name="dense", engine="sim"),))
 
@@ -56,7 +57,7 @@ def test_every_reason_has_a_sample_and_only_those_that_hold_are_one() -> None:
 
 
 def test_without_a_driver_there_is_nothing_and_nobody_minds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_metrics, "LIBRARY", "libno-such-driver.so.1")
+    monkeypatch.setattr(nvml_library, "LIBRARY", "libno-such-driver.so.1")
     assert installed_nvml() is None
     assert all(not metric.samples for metric in collected(None).collect())
     pages = "".join(page.text for page in GatewayMetrics(Registry(ONE, "/nowhere")).pages())

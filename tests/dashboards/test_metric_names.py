@@ -6,7 +6,6 @@ import re
 
 import pytest
 from captured import SOURCES, kinds, label_values, page, samples
-from nvml import FakeNvml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dashboards.build import BOARDS
@@ -16,6 +15,7 @@ from dashboards.scraping import RULE_FILES
 from server.engines import HISTOGRAM_BUCKETS_S
 from server.gpu_metrics import GpuCollector
 from server.lifecycle import STATES
+from tests.nvml import FakeNvml
 
 COUNTED = [metric for metric in METRICS.values() if metric.source != "prometheus"]
 RULES = "\n".join((PROMETHEUS / name).read_text(encoding="utf-8") for name in RULE_FILES)

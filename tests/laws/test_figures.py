@@ -27,7 +27,13 @@ from tests.laws.conftest import DENSE, SMALL, make_run, manifest
 Writer = Callable[[str, RunManifest], Path]
 MACHINE = Hardware(name="m", memory_bytes_per_s=1000, flops_per_s=1e9, source="stated")
 LEVELS = (1, 4, 16)
-NEED_MORE_THAN_RUNS = {"front", "capacity", "ttft-ecdf", "tpot-ecdf"}  # a sweep, a search, request records
+NEED_MORE_THAN_RUNS = {
+    "energy",
+    "front",
+    "capacity",
+    "ttft-ecdf",
+    "tpot-ecdf",
+}  # meters, a sweep, a search, request records
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from loadtest.player import play
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-TTFT_S, ITL_S, STREAMS = 0.02, 0.008, 6
+TTFT_S, ITL_S, STREAMS = 0.05, 0.008, 6
 
 
 def page(url: str, path: str) -> Any:
@@ -105,7 +105,9 @@ def test_what_was_written_is_what_is_reported(tmp_path: Path, jitter_s: float) -
     spread_s = np.percentile(seen["gaps_s"], 90) - np.percentile(seen["gaps_s"], 10)
     assert (spread_s > 0.005) == (jitter_s > 0)
     assert np.mean(seen["gaps_s"]) == pytest.approx(np.mean(wrote["gaps_s"]), rel=0.005)
-    assert 0 <= np.median(seen["firsts_s"]) - np.median(wrote["firsts_s"]) < 0.002
+    here, there = (float(np.median(of["firsts_s"])) for of in (seen, wrote))
+    assert close(here, there), (here, there)
+    assert here > there  # the server cannot have it before it was sent
 
 
 def test_a_stall_is_one_long_gap_of_every_stream(tmp_path: Path) -> None:

@@ -169,6 +169,21 @@ def test_each_gate_trips_on_its_planted_fault_alone(
     assert failed(evidence) == {gate}
 
 
+def lasting(record: RequestRecord, seconds: float) -> RequestRecord:
+    return replace(record, done_s=record.scheduled_s + seconds)
+
+
+@pytest.mark.parametrize(("blocks", "times"), [(1, 2), (2, 2), (4, 1)])
+def test_littles_law_allows_for_the_length_of_requests_and_for_twice_that_in_few_windows(
+    clean: Clean, blocks: int, times: float
+) -> None:
+    evidence = every(four_blocks(clean()), lambda r: lasting(r, 0.08))
+    windows = [w for w in evidence.windows if w.block < blocks]
+    few = replace(evidence, windows=windows, records=[r for r in evidence.records if r.block < blocks])
+    assert by_name(few)["Little's law"].limit == pytest.approx(times * 0.08)
+    assert by_name(every(few, lambda r: lasting(r, 0.01)))["Little's law"].limit == pytest.approx(0.05)
+
+
 def test_ten_requests_are_too_few_for_a_median(clean: Clean) -> None:
     evidence = clean()
     few = [r for r in evidence.records if r.index < 5]

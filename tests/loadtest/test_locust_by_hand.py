@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from truth_server import Behaviour, TruthServer
 
 from loadtest.protocol import parse_progress, progress_line
@@ -70,9 +71,25 @@ def test_the_web_interface_runs_a_test(server: TruthServer) -> None:
         assert {"TTFT a", "TPOT a", "ITL a", "E2E a"} <= set(rows)
         assert rows["TTFT a"]["median_response_time"] == pytest.approx(1e3 * TTFT_S, abs=15)
         assert json.loads(read(page + "/stats/requests"))["user_count"] == 2
+        counted = samples(read(page + "/metrics"))
+        assert counted["prunebench_loadtest_completed_requests_total"] >= 1
+        assert counted["prunebench_loadtest_output_tokens_total"] == pytest.approx(
+            5 * counted["prunebench_loadtest_completed_requests_total"]
+        )
+        mean_s = (
+            counted["prunebench_loadtest_time_to_first_token_seconds_sum"]
+            / counted["prunebench_loadtest_time_to_first_token_seconds_count"]
+        )
+        assert mean_s == pytest.approx(TTFT_S, abs=0.015)
     finally:
         os.killpg(locust.pid, signal.SIGKILL)
         locust.wait()
+
+
+def samples(page: bytes) -> dict[str, float]:
+    """By name; there is one model."""
+    families = text_string_to_metric_families(page.decode())
+    return {sample.name: sample.value for family in families for sample in family.samples}
 
 
 def read(url: str, data: bytes | None = None) -> bytes:

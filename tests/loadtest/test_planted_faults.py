@@ -1,7 +1,7 @@
 """Faults planted in whole runs: each trips its own gate and no other, and a healthy control trips none.
 
-What a client does to itself is planted in the records of `test_gates.py`; prefix-cache hits, preemptions, shortened
-answers and answers in bunches are in `test_runner_faults.py`, in one run.
+Late sends and a late event loop are planted in the records of `test_gates.py`; prefix-cache hits, preemptions,
+shortened answers and answers in bunches are in `test_runner_faults.py`, in one run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,22 @@ from loadtest.runner import LoadTestRequest, run_load_test
 
 Serve = Callable[..., TruthServer]
 Ask = Callable[..., LoadTestRequest]
+
+# A greenlet, as a slow listener would be one: it keeps the client's own loop busy for three fifths of the time, in
+# slices too short to make anything late.
+BUSY = """
+from time import perf_counter
+import gevent
+
+def keep_busy():
+    while True:
+        until_s = perf_counter() + 0.0015
+        while perf_counter() < until_s:
+            pass
+        gevent.sleep(0.0005)
+
+gevent.spawn(keep_busy)
+"""
 
 
 def failed(manifest: RunManifest) -> set[str]:
@@ -42,6 +58,18 @@ def test_an_open_loop_beyond_capacity_trips_the_drift_gate_alone(serve: Serve, a
     manifest = run_load_test(ask(url, tmp_path / "run", level=level, duration_s=2.4, blocks=4))
     assert failed(manifest) == {"window drift"}
     assert {s.signal for s in manifest.steadiness if s.drift > 0.1} == {"ttft", "in_flight"}
+
+
+def test_a_saturated_client_trips_the_gate_on_its_processor_time_alone(
+    serve: Serve, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "sitecustomize.py").write_text(BUSY)
+    url = serve(models={"a": Behaviour()}).url
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "busy"))
+    manifest = run_load_test(ask(url, tmp_path / "run", models=("a",), against="a", duration_s=2.4, blocks=4))
+    assert failed(manifest) == {"client CPU share"}
+    assert (observed(manifest, "client CPU share") or 0) > 0.5
 
 
 def test_a_healthy_control_trips_nothing(serve: Serve, ask: Ask, tmp_path: Path) -> None:

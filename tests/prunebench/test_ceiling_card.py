@@ -24,6 +24,7 @@ from prunebench.ceiling import hardware_of, show_card, show_reached
 from tests.laws.answers import campaign_folder
 from tests.laws.conftest import make_run
 from tests.manifests import small_manifest
+from tests.nvml import POWER_CAP, VALUES, FakeNvml, without
 
 MACHINE = Hardware(name="the machine", memory_bytes_per_s=1000, flops_per_s=1e9, source="stated")
 WORKLOAD = Workload(prompt_tokens=10, output_tokens=20)
@@ -92,6 +93,19 @@ def test_without_hardware_nobody_is_asked(capsys: pytest.CaptureFixture[str]) ->
     assert show_card(None, "http://127.0.0.1:1", ("dense",), LEVELS, WORKLOAD) is None
     show_reached(None, (Path("nowhere"),))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("address", "shown"), [("http://127.0.0.1:1", True), ("http://gpu-1.example:1", False)])
+def test_a_gpu_here_shows_its_cap_and_clocks(
+    address: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = VALUES | {"nvmlDeviceGetMaxClockInfo": {1: 2100, 2: 3201}}
+    monkeypatch.setattr(ceiling, "installed_nvml", lambda: FakeNvml((board, without(POWER_CAP))))
+    show_card(None, address, ("dense",), LEVELS, WORKLOAD)
+    first = "GPU 0: power cap 700 W, SM clock 1.98 GHz of 2.1 GHz, memory clock 3.2 GHz of 3.2 GHz."
+    second = "GPU 1: power cap unknown, SM clock 1.98 GHz of unknown,"
+    said = " ".join(capsys.readouterr().err.split())
+    assert (first in said, second in said) == (shown, shown)
 
 
 class Machine:

@@ -19,9 +19,8 @@ from prunebench.schemas import DOCUMENTS, schema_text, write_schemas
 from prunebench.study.run import open_study
 from tests.laws.answers import Writer, campaign_folder, search_folder, sweep_folder
 from tests.laws.conftest import make_run
-from tests.laws.synthetic import World
-from tests.laws.synthetic import write_study as write_cells
-from tests.prunebench.small_studies import record_of, write_study
+from tests.laws.synthetic import World, write_study
+from tests.prunebench.small_studies import write_study as write_study_file
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "schemas"
@@ -69,23 +68,27 @@ def test_written_documents_satisfy_their_schemas(write: Writer, tmp_path: Path) 
         "search": folders[2] / "search.json",
         "report": tmp_path / "report.json",
         "hardware": tmp_path / "hardware.json",
-    } | law_files(tmp_path)
-    study = open_study(write_study(tmp_path / "study"))
-    record_of(study.plans[1]).save(tmp_path / "cell.json")
-    study.file.save(tmp_path / "study.json")
-    files |= {"cell": tmp_path / "cell.json", "study": tmp_path / "study.json"}
+    } | study_files(tmp_path)
+    open_study(write_study_file(tmp_path / "asked")).file.save(tmp_path / "study.json")
+    files["study"] = tmp_path / "study.json"
     assert files.keys() == DOCUMENTS.keys()
     for name, path in files.items():
         jsonschema.validate(json.loads(path.read_text()), schema(name))
 
 
-def law_files(folder: Path) -> dict[str, Path]:
-    """Of a small study."""
-    world = World(models={"m": 10**9}, methods=("random",), seeds=(0,), tasks=("piqa",))
-    analysis = analyse(read_study(write_cells(world, folder / "s.study")), replicates=20)
+def study_files(folder: Path) -> dict[str, Path]:
+    """A small study's."""
+    study = write_study(
+        World(models={"m": 10**9}, methods=("random",), seeds=(0,), tasks=("piqa",)), folder / "s.study"
+    )
+    analysis = analyse(read_study(study), replicates=20)
     find(analysis).save(folder / "study_report.json")
     Fits(study="s", comparisons=analysis.comparisons).save(folder / "fits.json")
-    return {name: folder / f"{name}.json" for name in ("fits", "study_report")}
+    return {
+        "cell": next((study / "cells").glob("*.json")),
+        "fits": folder / "fits.json",
+        "study_report": folder / "study_report.json",
+    }
 
 
 def test_a_report_of_version_1_satisfies_the_schema_too() -> None:

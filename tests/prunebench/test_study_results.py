@@ -118,6 +118,12 @@ def test_measured_cells_correct_the_estimate_from_near_to_far(plans: tuple[CellP
     both = learn(PARAMS, plans, [slow, slower])
     assert both.of(wanda).total_s == pytest.approx(10 * sum(assumed[wanda.cell].values()))
     assert both.of(other).total_s == pytest.approx(3 * sum(assumed[other.cell].values()))
+    others = [plan for plan in plans if plan.at.method == "random" and plan.recovery is None][1:3]
+    stuck = [
+        record_of(plan, stages_s={"evaluate": n * assumed[plan.cell]["evaluate"]}) for n, plan in enumerate(others, 3)
+    ]
+    typical = learn(PARAMS, plans, [slow, *stuck]).of(random).stages_s["evaluate"]
+    assert typical == pytest.approx(3 * assumed[random.cell]["evaluate"]), "the median forgives one slow cell"
     recovered = next(plan for plan in plans if plan.recovery)
     assert not both.of(recovered).measured, "nobody has trained yet"
 

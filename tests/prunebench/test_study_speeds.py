@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from artifacts.campaign import Campaign, LevelResult
+from artifacts.energy import ArmEnergy, Energy
 from artifacts.errors import LoadTestError
 from artifacts.provenance import collect_provenance
 from artifacts.run import ArmSummary, Comparison, Design, Estimate, Gate, RunManifest
@@ -61,6 +62,22 @@ def gate(passed: bool) -> Gate:
     return Gate(name="send_lag", observed=0.1, limit=1.0, unit="s", passed=passed, cause="load", remedy="wait")
 
 
+def joules(model: str, per_token: float) -> ArmEnergy:
+    return ArmEnergy(
+        arm=0,
+        model=model,
+        kind="gpu",
+        windows=8,
+        windows_total=8,
+        joules=100,
+        output_tokens=100 / per_token,
+        watts=300,
+        idle_watts=None,
+        joules_per_token=per_token,
+        above_idle_joules_per_token=None,
+    )
+
+
 def write_campaign(folder: Path, valid: tuple[bool, ...]) -> Path:
     """As a load test would leave it: the variant twice as fast by token, with a ratio for the medians only."""
     arms = tuple(
@@ -75,7 +92,10 @@ def write_campaign(folder: Path, valid: tuple[bool, ...]) -> Path:
         )
         for model, tpot in (("dense", 0.2), ("variant", 0.1), ("dense", 0.25))
     )
-    ratio = {"speedup_tpot_p50": Estimate(value=1.9, low=1.8, high=2.0, n=8)}
+    ratio = {
+        "speedup_tpot_p50": Estimate(value=1.9, low=1.8, high=2.0, n=8),
+        "energy_ratio_gpu": Estimate(value=1.5, low=1.4, high=1.6, n=8),
+    }
     compared = Comparison(model="variant", against="dense", ratios=ratio, block_ratios={})
     control = Comparison(model="dense", against="dense", ratios={}, block_ratios={})
     design = Design(blocks=8, spread=0.1, spread_source="x", confidence=0.95, power=0.8, family=1, minimum_detectable=1)
@@ -93,6 +113,7 @@ def write_campaign(folder: Path, valid: tuple[bool, ...]) -> Path:
             gates=(gate(passed),),
             arms=arms,
             comparisons=(control, compared),
+            energy=Energy(meters="read", arms=(joules("dense", 0.3), joules("variant", 0.2), joules("dense", 9.0))),
             provenance=collect_provenance(),
         )
         name = f"concurrency-{level.concurrency}"
@@ -117,7 +138,9 @@ def write_campaign(folder: Path, valid: tuple[bool, ...]) -> Path:
 
 def test_a_load_test_gives_paired_ratios_and_both_values(tmp_path: Path) -> None:
     found = {(each.level, each.quantity): each for each in speeds_of(SPEED, write_campaign(tmp_path, (True, True)))}
-    assert len(found) == 2 * 3
+    assert len(found) == 2 * (3 + 1)
+    energy = found["concurrency 1", "joules_per_token_gpu"]
+    assert (energy.speedup, energy.base_value, energy.value, energy.unit) == (1.5, 0.3, 0.2, "J/token")
     paired = found["concurrency 1", "tpot_p50_s"]
     assert (paired.speedup, paired.low, paired.high, paired.pairs) == (1.9, 1.8, 2.0, 8)
     assert (paired.base_value, paired.value, paired.unit) == (0.2, 0.1, "s"), "the control's dense arm is another one"
