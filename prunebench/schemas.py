@@ -28,6 +28,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "report": Findings,
     "study": StudyFile,
     "hardware": Hardware,
+    "cell": CellRecord,
     "fits": Fits,
     "study_report": StudyFindings,
 }
