@@ -63,16 +63,14 @@ def fit(
 
 
 def rows_of(comparisons: tuple[Comparison, ...]) -> list[list[str]]:
-    """One row per law and sample, the least held-out error marked."""
-    header = ["sample", "law", "parameters", "adjusted R2", "AIC", "held out: r > 0.6", "rolling", "another model"]
-    rows = []
+    """A heading for each sample, then a row per law; the least wrong at higher ratios is marked."""
+    rows = [["law", "parameters", "adjusted R2", "error, r > 0.6", "rolling", "another model"]]
     for comparison in comparisons:
+        rows.append([comparison.scope.label, *[""] * 5])
         for law in comparison.laws:
             parameters = ", ".join(f"{p.name} {p.value:.3g}" for p in law.fit.parameters if not p.fixed)
             errors = [law.error_of(split) for split in ("higher ratios", "rolling", "another model")]
             told = ["–" if error is None else f"{error.rmse_of_base:.3f}" for error in errors]
             r2 = "–" if law.fit.r2_adjusted is None else f"{law.fit.r2_adjusted:.3f}"
-            mark = " ←" if law is comparison.best else ""
-            label = comparison.scope.label
-            rows.append([label, f"{law.name}{mark}", parameters, r2, f"{law.fit.aic:.1f}", *told])
-    return [header, *rows]
+            rows.append([f"{'→' if law is comparison.best else ' '} {law.name}", parameters, r2, *told])
+    return rows

@@ -49,7 +49,7 @@ def value_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | None:
     lines = lines_of(analysis, kind, name)
     if not lines:
         return None
-    figure = blank_figure("ratio r", f"{kind} / dense {kind}")
+    figure = over_ratios(f"{kind} / dense {kind}")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     for line in lines:
         _add_law(figure, analysis, line)
@@ -64,6 +64,13 @@ def value_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | None:
             marker={"symbol": line.symbol, "size": 6, "color": line.colour, "opacity": 0.65},
             hovertemplate="%{text} (%{y:.3f} of dense)",
         )
+    return figure
+
+
+def over_ratios(y_title: str) -> go.Figure:
+    """A figure over all ratios there can be, so that those of one page compare."""
+    figure = blank_figure("ratio r", y_title)
+    figure.update_xaxes(range=[0, 0.97])
     return figure
 
 
@@ -121,7 +128,7 @@ def recovery_figure(analysis: Analysis, name: str) -> go.Figure | None:
     """The share of the pruned model's loss that recovery takes away, against r, a line per method and budget."""
     study = analysis.study
     pruned = [cell for cell in study.cells if cell.ratio > 0]
-    figure = blank_figure("ratio r", "share of the loss won back")
+    figure = over_ratios("share of the loss won back")
     figure.add_hline(y=0, line={"color": REFERENCE_COLOUR, "width": 1})
     drawn = False
     for place, (method, cells) in enumerate(grouped(pruned, method_label).items()):
@@ -140,7 +147,7 @@ def recovery_figure(analysis: Analysis, name: str) -> go.Figure | None:
                 marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8},
                 hovertemplate="%{y:.1%} at r = %{x}",
             )
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=".3~%")
     return figure if drawn else None
 
 
@@ -202,7 +209,7 @@ def _row(scope: Scope, kept: float) -> str:
 
 def residual_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | None:
     """What v1 and the best law leave over, against r: a law of the wrong form shows as a bend."""
-    figure = blank_figure("ratio r", "log(measured / law)")
+    figure = over_ratios("log(measured / law)")
     figure.add_hline(y=0, line={"color": REFERENCE_COLOUR, "width": 1})
     drawn = False
     for place, scope in enumerate(s for s in scopes_of(analysis.study, kind) if s.name == name):

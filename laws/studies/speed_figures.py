@@ -13,6 +13,7 @@ from laws.critical import along_ratios
 from laws.figures import COLOURS, REFERENCE_COLOUR, SYMBOLS, blank_figure
 from laws.forms import TIME_SHARE
 from laws.studies.comparison import RAW, Analysis
+from laws.studies.loss_figures import over_ratios
 from laws.studies.predictions import fit_time_share
 from laws.studies.speeds import SpeedPoint, load_order, speed_points
 
@@ -25,7 +26,7 @@ def ratio_figure(analysis: Analysis, mode: str) -> go.Figure | None:
     points = [point for point in speed_points(analysis.study) if point.at.mode == mode]
     if not points:
         return None
-    figure = blank_figure("ratio r", "speed-up over the dense model")
+    figure = over_ratios("speed-up over the dense model")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     arms = grouped(points, lambda p: (p.method, p.cell.model, p.at.level))
     methods = tuple(dict.fromkeys(method for method, _, _ in arms))
@@ -111,7 +112,7 @@ def quality_adjusted_figure(analysis: Analysis) -> go.Figure | None:
         return None
     last = max((point.at.mode, load_order(point.at.level)) for point, _ in rows)
     rows = [row for row in rows if (row[0].at.mode, load_order(row[0].at.level)) == last]
-    figure = blank_figure("ratio r", f"speed-up at {last[1][2]} × accuracy kept")
+    figure = over_ratios(f"× accuracy kept, {last[1][2]}")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     arms = grouped(rows, lambda row: (row[0].method, row[0].cell.model, row[0].at.level))
     methods = tuple(dict.fromkeys(arm[0] for arm in arms))

@@ -95,6 +95,25 @@ def test_a_quantised_twin_competes() -> None:
     assert answer(WORLD, Target(max_loss=0.1), (twin,)).recommended == "big fp8 0"
 
 
+def test_a_slow_day_of_one_measurement_decides_nothing() -> None:
+    """One cell was measured while all took ten times as long: ratios are paired, the rest is a median.
+
+    Dense models have no speeds of their own here: they stand beside each of their variants.
+    """
+    two = replace(WORLD, models={"big": 4 * GIGA, "small": GIGA})
+    cells = [cell.model_copy(update={"speeds": ()}) if cell.is_dense else cell for cell in study_of(two).cells]
+    at = next(i for i, cell in enumerate(cells) if cell.model == "small" and cell.speeds and cell.ratio)
+    slow = tuple(
+        row.model_copy(update={"base_value": (row.base_value or 0) * 10, "value": (row.value or 0) * 10})
+        for row in cells[at].speeds
+    )
+    cells[at] = cells[at].model_copy(update={"speeds": slow})
+    field = gather(Study(study_of(two).folder, tuple(cells), (), None), LEVEL)
+    small = next(c for c in field.candidates if c.name == "small")
+    assert field.scales["small"] == small.speed == pytest.approx(2)
+    assert small.latencies_s["tpot_p50_s"] == pytest.approx(0.02)
+
+
 def test_another_tokenizer_is_left_out_with_the_reason() -> None:
     two = replace(WORLD, models={"big": 4 * GIGA, "other": GIGA})
     cells = tuple(
@@ -113,7 +132,7 @@ def test_accuracy_is_lost_by_falling() -> None:
     advice = answer(world, Target(max_loss=0.06, relative=True, on="piqa"))
     assert advice.unit == "accuracy"
     assert advice.recommended in {"big obs 0.1", "big random 0.1"}
-    assert all(p.rise > 0 for p in advice.predictions)
+    assert advice.predictions and all(0 < p.rise_low < p.rise < p.rise_high for p in advice.predictions)
 
 
 def test_predictions_are_for_what_is_not_there_and_hold_the_truth() -> None:

@@ -78,6 +78,9 @@ def test_log_ols_says_what_statsmodels_says() -> None:
     assert fit.aic == pytest.approx(theirs.aic)
     assert (fit.f, fit.r2_adjusted_uncentred) == pytest.approx((theirs.fvalue, theirs.rsquared_adj))
     assert (fit.way, fit.n) == ("log-OLS", len(sample))
+    target = np.log(sample.observed)
+    unexplained = theirs.ssr / np.sum((target - target.mean()) ** 2)
+    assert fit.r2_adjusted == pytest.approx(1 - unexplained * (fit.n - 1) / (fit.n - 3))
 
 
 def test_r2_without_intercept_flatters() -> None:

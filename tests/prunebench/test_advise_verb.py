@@ -81,7 +81,7 @@ def test_laws_fit_prints_the_best_and_writes_all(verb: Verb, study: Path, tmp_pa
     assert {law.name for law in fits.comparisons[0].laws} == {"v1", "v2", "linear", "quadratic"}
     linear = fits.comparisons[0].law("linear")
     assert linear is not None and linear.fit.parameter("a").value == pytest.approx(0.25, abs=0.01)
-    assert "←" in result.stderr
+    assert "→ linear" in result.stderr
 
 
 def test_laws_fit_takes_another_ratio_and_scale(verb: Verb, study: Path, tmp_path: Path) -> None:
