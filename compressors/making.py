@@ -20,8 +20,8 @@ from compressors.calibration import CalibrationSet
 from compressors.depth import DepthEvidence
 from compressors.export import assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
-from compressors.masking import MaskingJob, mask_blocks
 from compressors.manifest import Making, Stopwatch, shapes_after
+from compressors.masking import MaskingJob, mask_blocks
 from compressors.masks import Pattern
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.relabel import checkpoint_config

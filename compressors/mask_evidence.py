@@ -33,7 +33,7 @@ class MatrixEvidence:
 class FfnEvidence:
     """`layer` with its dense FFN, which is only looked at.
 
-    `pieces()` passes once over its inputs [tokens, hidden], each piece with its place among all `tokens`, always the same
+    `pieces()` passes once over its inputs [tokens, hidden], each piece with its place among all tokens, always the same
     ones. `room(name, columns)` [tokens, columns] keeps float32 values of every token in host memory or in a file.
     """
 

@@ -2,8 +2,8 @@
 
 A matrix W [rows, columns] that reads X stands at the optimum of ||X W^T - T||^2 + lambda ||W||^2, whose Hessian is
 H = X^T X + lambda I. Setting w_j of a row to zero costs w_j^2 / [H^-1]_jj, and the later weights of the row make good
-best for it by the step -(w_j / [H^-1]_jj) [H^-1]_j,j:, with the inverse of H over the columns that are still free. Those
-inverses are, for all rows alike, the rows of the upper Cholesky factor U of H^-1: cost w_j^2 / U_jj^2, step
+best for it by the step -(w_j / [H^-1]_jj) [H^-1]_j,j:, with the inverse of H over the columns that are still free.
+Those inverses are, for all rows alike, in the rows of the upper Cholesky factor U of H^-1: cost w_j^2 / U_jj^2, step
 -(w_j / U_jj) U_j,j: (Frantar and Alistarh, arXiv 2301.00774, section 3.3).
 
 Zeros are chosen for `BLOCK_COLUMNS` columns at once by the weights as they are then, or for an n:m group when its first

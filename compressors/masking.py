@@ -1,8 +1,8 @@
-"""Masking in order: zeros for the single weights of each layer, on what the already masked layers before it really give.
+"""Masking in order: zeros for single weights of each layer, on what the already masked layers before it really give.
 
-No shape changes, so every unit stays in its place. A half layer is masked in the order in which it computes: the matrices
-that read the stream, then the one that writes to it, on the inputs that the former now give. One block is in memory at a
-time, and what is stored is rounded before the stream moves on.
+No shape changes, so every unit stays in its place. As in the authors' code of Wanda and SparseGPT, one pass through the
+layer as it still is tells what each of its matrices reads; a method that masks an FFN whole looks behind the masked
+attention instead. One block is in memory at a time, and what is stored is rounded before the stream moves on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,14 @@ from compressors.arch import WIDTH_UNITS, LayerView, WidthUnit
 from compressors.blocks import BlockModel
 from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.masks import Pattern
-from compressors.plan import LayerPlan, Plan
+from compressors.plan import Plan
 from compressors.registry import Method
 from compressors.sequential import BlockSink
 from compressors.statistics import ConsumerStatistics
 from compressors.streams import HiddenStates, Streams, captured_input, room
+
+# What a matrix of a half layer reads: the normed residual stream, or what the half layer makes of it.
+Reader = Literal["stream", "units"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,36 +58,49 @@ def mask_blocks(
         known = sink.finished(index)
         if known is None:
             layer = model.load(index)
-            for unit in WIDTH_UNITS:
-                _mask_half(index, layer, unit, job, states)
+            _mask_layer(index, layer, job, states)
             sink.keep(index, layer, kept)
         elif states is not None:
             states.move_through(index, known[0])
     progress("prune", len(model), len(model))
 
 
-def _mask_half(index: int, layer: LayerView, unit: WidthUnit, job: MaskingJob, states: HiddenStates | None) -> None:
-    """Masks one half of a layer and moves the stream behind it."""
-    if layer.has(unit) and job.pattern.share > 0:
-        group = layer.group(unit)
-        producers = [producer.linear for producer in group.producers]
-        if unit == "ffn" and job.method.mask_ffn is not None and states is not None:
-            evidence = _ffn_evidence(layer, job, states)
-            _put([*producers, group.consumer], job.method.mask_ffn(job.method.config, evidence), job.dtype)
-        else:
-            for linears in (producers, [group.consumer]):
-                inputs = None if states is None else _inputs(index, layer, unit, linears[0], states)
-                _mask_matrices(linears, inputs, job)
-    if states is not None:
-        states.move(index, layer, unit)
+def _mask_layer(index: int, layer: LayerView, job: MaskingJob, states: HiddenStates | None) -> None:
+    """Masks a layer and moves the stream behind it."""
+    masked = [unit for unit in WIDTH_UNITS if layer.has(unit) and job.pattern.share > 0]
+    alone = [unit for unit in masked if not _masks_whole(job, unit)]
+    sums = {} if states is None else _observed(index, layer, alone, job, states)
+    for unit in WIDTH_UNITS:
+        if unit in alone:
+            for reader, linears in _readers(layer, unit).items():
+                _mask_matrices(linears, sums.get((unit, reader)), job)
+        elif unit in masked and states is not None:
+            _mask_ffn(layer, job, states)
+        if states is not None:
+            states.move(index, layer, unit)
 
 
-def _mask_matrices(linears: Sequence[nn.Linear], inputs: Iterator[Tensor] | None, job: MaskingJob) -> None:
+def _masks_whole(job: MaskingJob, unit: WidthUnit) -> bool:
+    return unit == "ffn" and job.method.mask_ffn is not None
+
+
+def _readers(layer: LayerView, unit: WidthUnit) -> dict[Reader, list[nn.Linear]]:
+    """The matrices of a half layer by what they read."""
+    group = layer.group(unit)
+    return {"stream": [producer.linear for producer in group.producers], "units": [group.consumer]}
+
+
+def _mask_matrices(linears: Sequence[nn.Linear], statistics: ConsumerStatistics | None, job: MaskingJob) -> None:
     assert job.method.mask_matrices is not None
-    statistics = None if inputs is None else _sums(inputs, linears[0], job)
     weights = tuple(linear.weight.detach() for linear in linears)
     evidence = MatrixEvidence(weights=weights, pattern=job.pattern, statistics=statistics)
     _put(linears, job.method.mask_matrices(job.method.config, evidence), job.dtype)
+
+
+def _mask_ffn(layer: LayerView, job: MaskingJob, states: HiddenStates) -> None:
+    assert job.method.mask_ffn is not None
+    linears = [linear for readers in _readers(layer, "ffn").values() for linear in readers]
+    _put(linears, job.method.mask_ffn(job.method.config, _ffn_evidence(layer, job, states)), job.dtype)
 
 
 def _put(linears: Sequence[nn.Linear], weights: tuple[Tensor, ...], dtype: torch.dtype) -> None:
@@ -91,25 +108,28 @@ def _put(linears: Sequence[nn.Linear], weights: tuple[Tensor, ...], dtype: torch
         linear.weight = nn.Parameter(weight.to(dtype).float(), requires_grad=False)
 
 
-def _inputs(index: int, layer: LayerView, unit: WidthUnit, reader: nn.Linear, states: HiddenStates) -> Iterator[Tensor]:
-    """What a matrix reads, piece by piece: the normed stream, or what the half layer makes of it on the way."""
-    is_consumer = reader is layer.group(unit).consumer
+def _observed(
+    index: int, layer: LayerView, units: Sequence[WidthUnit], job: MaskingJob, states: HiddenStates
+) -> dict[tuple[WidthUnit, Reader], ConsumerStatistics]:
+    """Sums over what the matrices of some half layers read, in one pass through the layer as it still is."""
+    sums = {
+        (unit, reader): _empty_sums(linears[0], job)
+        for unit in units
+        for reader, linears in _readers(layer, unit).items()
+    }
     for piece in states.pieces():
         before = states.at(piece)
-        if not is_consumer:
-            yield layer.norm(unit)(before)
-            continue
-        with captured_input(reader) as inputs:
-            layer.run(unit, before, states.arguments[index])
-        yield inputs.value
+        for unit in units:
+            sums[unit, "stream"].add(layer.norm(unit)(before))
+            with captured_input(layer.group(unit).consumer) as inputs:
+                before = layer.run(unit, before, states.arguments[index])
+            sums[unit, "units"].add(inputs.value)
+    return sums
 
 
-def _sums(inputs: Iterator[Tensor], reader: nn.Linear, job: MaskingJob) -> ConsumerStatistics:
-    columns = reader.weight.shape[1]
-    statistics = ConsumerStatistics(columns, 0, full=job.method.needs == "gram", device=reader.weight.device)
-    for each in inputs:
-        statistics.add(each)
-    return statistics
+def _empty_sums(linear: nn.Linear, job: MaskingJob) -> ConsumerStatistics:
+    columns = linear.weight.shape[1]
+    return ConsumerStatistics(columns, 0, full=job.method.needs == "gram", device=linear.weight.device)
 
 
 def _ffn_evidence(layer: LayerView, job: MaskingJob, states: HiddenStates) -> FfnEvidence:

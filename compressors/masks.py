@@ -1,8 +1,8 @@
 """Which single weights of a matrix become zero: exactly as many as were asked for, wherever their scores are lowest.
 
-A share of weights is rounded once, over the whole matrix, and then dealt out: rows, or blocks of columns, get quotas that
-differ by one and add up. With n:m every m consecutive weights of a row lose exactly n. Equal scores go in the order of
-their places, so a mask is a function of the scores on every device.
+A share of weights is rounded once, over the whole matrix, and then dealt out: rows, or blocks of columns, get quotas
+that differ by one and add up. With n:m every m consecutive weights of a row lose exactly n. Equal scores go in the order
+of their places, so a mask is a function of the scores on every device.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Pattern:
 
 
 def parse_pattern(text: str | None, ratio: float) -> Pattern:
-    """'2:4' with a ratio of 0.5, or None for any ratio; a ratio of 0 needs no groups. Raises ConfigError if it is no pattern or contradicts."""
+    """'2:4' with a ratio of 0.5, or None for any ratio; a ratio of 0 needs no groups.
+
+    Raises ConfigError if it is no pattern or contradicts the ratio.
+    """
     if text is None:
         return Pattern(ratio)
     found = _GROUPS.fullmatch(text)

@@ -37,6 +37,7 @@ class Method(StrEnum):
     weight_magnitude = "weight_magnitude"
     wanda = "wanda"
     sparsegpt = "sparsegpt"
+    sparsellm = "sparsellm"
 
 
 class Allocation(StrEnum):

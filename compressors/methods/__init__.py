@@ -14,6 +14,7 @@ from compressors.methods import (
     prunenet,
     random_units,
     sparsegpt,
+    sparsellm,
     taylor,
     wanda,
     wanda_sp,
@@ -26,6 +27,6 @@ REGISTRY = Registry(
     for module in (
         *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
         *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
-        *(weight_magnitude, wanda, sparsegpt),
+        *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

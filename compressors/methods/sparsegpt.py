@@ -1,9 +1,8 @@
 """SparseGPT: weights become zero where the rest of their row can best make good for it, column after column.
 
-Every matrix is refitted by itself to what it computed before, on the inputs that the pruned model really gives it (see
+Every matrix is refitted by itself to what it computed before, on the inputs that masked layers before it give (see
 `masked_fit` for the sweep). Deviations from the authors' code: quotas are exact instead of a threshold that ties may
-pass; a column without signal gives its zeros first and keeps its other weights; matrices that read what others of the
-same layer wrote see those pruned (their `--true-sequential`).
+pass; a column without signal gives its zeros first and keeps its other weights.
 """
 
 from __future__ import annotations
