@@ -60,10 +60,10 @@ def render(raw: dict[str, Any]) -> str:
         f"**{'Yes' if not missed else 'No'}: in {count - len(missed)} of {count} comparisons.**"
         + (f" Missed: {'; '.join(missed)}." if missed else ""),
         "",
-        "*Wanda, its rounding* makes `int(columns * share)` weights of each row zero, as the authors' "
-        "code does: 68.9 % instead of 70 % here. *SparseLLM, not finished* is the alternation as published; *finish alone* is SparseGPT "
-        "with the down projection fitted and masked towards the dense output on what the masked gate and up give; "
-        "`sparsellm` is both.",
+        "*Wanda, its rounding* makes `int(columns * share)` weights of each row zero, as the authors' code does, which "
+        "is 68.9 % instead of 70 % here. *SparseLLM, not finished* is the alternation as published; *finish alone* is "
+        "SparseGPT with the down projection fitted and masked towards the dense output on what the masked gate and up "
+        "give; `sparsellm` is both.",
     ]
     for model, facts in raw["models"].items():
         lines += ["", f"## {model}, dense {facts['loss_nats']:.3f} nats (perplexity {_ppl(facts['loss_nats'])})", ""]

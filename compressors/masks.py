@@ -1,8 +1,8 @@
 """Which single weights of a matrix become zero: exactly as many as were asked for, wherever their scores are lowest.
 
 A share of weights is rounded once, over the whole matrix, and then dealt out: rows, or blocks of columns, get quotas
-that differ by one and add up. With n:m every m consecutive weights of a row lose exactly n. Equal scores go in the order
-of their places, so a mask is a function of the scores on every device.
+that differ by one and add up. With n:m every m consecutive weights of a row lose exactly n. Equal scores go in the
+order of their places, so a mask is a function of the scores on every device.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class CompressionRequest:
     prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `ratio` is a share of what `budget`
     names; None is "units" for the uniform allocation and "params" for others. A method that masks single weights makes
     the share `ratio` of each matrix zero, with `pattern` n:m in every group of m. `map_states` keeps the calibration
-    hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on Ctrl-C, for
-    the same request to go on from.
+    hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on
+    Ctrl-C, for the same request to go on from.
     """
 
     model: str

@@ -171,7 +171,8 @@ def stays_resident(footprint: Footprint) -> bool:
 def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
-    looks = windows is not None and job.wants_streams
+    looks = windows is not None and (job.wants_streams or task.method.masks)
+    remembers = looks and task.method.mask_ffn is not None
     survey = task.method.survey if task.target is None else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
@@ -184,13 +185,15 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         vocabulary=config["vocab_size"],
         consumers=_consumers(task) if looks else (),
         streams=looks * (1 + job.wants_products),
-        products=looks and job.wants_products,
+        products=looks and (job.wants_products or (task.method.masks and task.method.needs == "gram")),
         second_order=looks and task.method.needs == "gram",
         gradients=task.method.needs == "gradients" and windows is not None,
         survey=survey,
         candidates=(task.method.candidates or depth_options) if survey == "candidates" else _MANY,
         resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence") else 0,
         level_bytes=_level_bytes(task),
+        masks=task.method.masks,
+        remembered=remembers * (2 * config["intermediate_size"] + config["hidden_size"]),
     )
 
 
