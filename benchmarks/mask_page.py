@@ -14,12 +14,12 @@ PATTERNS = {"50 %": 0.5, "70 %": 0.7, "80 %": 0.8, "90 %": 0.9, "2:4": 0.5, "3:4
 HIGH = ("80 %", "90 %", "3:4")
 # By arm the method and in what its configuration differs.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "finish alone": ("sparsellm", {"epochs": 1}),
+    "SparseLLM, not finished": ("sparsellm", {"finish": False}),
     "magnitude": ("weight_magnitude", {}),
     "Wanda": ("wanda", {}),
     "Wanda, its rounding": ("wanda", {"rows": "floor"}),
     "SparseGPT": ("sparsegpt", {}),
-    "SparseLLM, not finished": ("sparsellm", {"finish": False}),
-    "finish alone": ("sparsellm", {"epochs": 1}),
     "sparsellm": ("sparsellm", {}),
 }
 ABLATIONS = ("SparseLLM, not finished", "finish alone")

@@ -41,7 +41,7 @@ from modeling.python_corpus import Split, load_corpus
 STEM = Path(__file__).with_name("sparse_masks_cpu_202611")
 DEMO = Path(__file__).resolve().parent.parent / "prunebench" / "demo_model"
 WINDOW_TOKENS, LENGTH_TOKENS = 256, 512
-STORY_WINDOWS, DEMO_WINDOWS, DEMO_FILES = 128, 32, 24
+STORY_WINDOWS, DEMO_WINDOWS, DEMO_FILES = 128, 16, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _wanted(models: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
     """The first seed of everything first; what needs no text, and what only explains, has one seed."""
     for seed in SEEDS:
         for model in models:
-            for arm in ARMS:
+            for arm in reversed(ARMS):
                 for pattern in PATTERNS:
                     if seed == 0 or (method_of(arm).needs_calibration and arm not in ABLATIONS):
                         yield model, arm, pattern, seed

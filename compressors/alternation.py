@@ -137,13 +137,13 @@ class Alternation:
             before, wanted = tuple(room[tokens].to(x) for room in self._rooms), self._wanted[tokens].to(x)
             p, linear = solve(wanted, chain.activation.value(before)), chain.outputs(x)
             outputs = chain.activation.fitted(before, linear, p, self._settings.penalties)
+            if self._watch is not None:
+                behind_inputs += self._value(chain, linear, before, p, wanted)
+                behind_outputs += self._value(chain, linear, outputs, p, wanted)
             consumer.add(p, wanted)
             for room, cross, each, values in zip(self._rooms, crosses, chain.producers, outputs, strict=True):
                 room[tokens] = values.to(room.device)
                 cross += (values - each.constant).T @ x
-            if self._watch is not None:
-                behind_inputs += self._value(chain, linear, before, p, wanted)
-                behind_outputs += self._value(chain, linear, outputs, p, wanted)
         self._tell("consumer inputs", behind_inputs)
         self._tell("producer outputs", behind_outputs)
         return crosses, consumer

@@ -34,8 +34,7 @@ def test_the_output_before_a_relu_is_the_best_there_is(penalties: Penalties) -> 
 
 
 def test_both_branches_of_the_relu_by_hand() -> None:
-    """Wanted 3, given 1: the mean, 2. Wanted -3, given -1: the given. Wanted 1, given -1: the mean, 0, costs 2, the given
-    only 1."""
+    """Wanted 3, given 1: the mean. Wanted -3, given -1: the given. Wanted 1, given -1: 0 costs 2, the given 1."""
     given, inputs = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([3.0, -3.0, 1.0])
     (found,) = Relu().fitted((given,), (given,), inputs, Penalties())
     assert found.tolist() == [2.0, -1.0, -1.0]
