@@ -102,13 +102,13 @@ def measure(stories: Sequence[Path] | None, only: set[str]) -> None:
 
 
 def _wanted(models: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
-    """The first seed of everything first; what needs no text, and what only explains, has one seed."""
-    for seed in SEEDS:
+    """What is compared before what explains, the first seed first; what needs no text, or explains, has one seed."""
+    compared = [arm for arm in ARMS if arm not in ABLATIONS]
+    for seed, arms in ((0, compared), (0, list(ABLATIONS)), *((seed, compared) for seed in SEEDS[1:])):
         for model in models:
-            for arm in reversed(ARMS):
-                for pattern in PATTERNS:
-                    if seed == 0 or (method_of(arm).needs_calibration and arm not in ABLATIONS):
-                        yield model, arm, pattern, seed
+            for arm in arms:
+                if seed == 0 or method_of(arm).needs_calibration:
+                    yield from ((model, arm, pattern, seed) for pattern in PATTERNS)
 
 
 def method_of(arm: str) -> Method:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
-_NEWTON_STEPS = 3
+_NEWTON_STEPS = 2
 # How much of a step is tried next where the whole one led uphill.
 _SHORTER = 0.25
 
@@ -87,7 +87,9 @@ class Gated:
         def cost(gate: Tensor) -> Tensor:
             return alpha * (gate - given).square() + gamma * (inputs - self._activation(gate) * up).square()
 
-        gate, least = _cheaper(start, cost(start), given, cost(given))
+        least, given_cost = cost(start), cost(given)
+        gate = start.lerp(given, _lower(given_cost, least))
+        least = torch.minimum(least, given_cost)
         scale = torch.ones_like(gate)
         for _ in range(_NEWTON_STEPS):
             opened, slope = self._with_slope(gate)
@@ -95,8 +97,9 @@ class Gated:
             downhill = alpha * (given - gate) + gamma * slope * (inputs - opened * up)
             tried = gate + scale * downhill / (alpha + gamma * slope.square())
             tried_cost = cost(tried)
-            scale = torch.where(tried_cost < least, 1.0, scale * _SHORTER)
-            gate, least = _cheaper(gate, least, tried, tried_cost)
+            better = _lower(tried_cost, least)
+            gate, least = gate.lerp(tried, better), torch.minimum(least, tried_cost)
+            scale = scale.mul_(_SHORTER).lerp_(torch.ones_like(scale), better)
         return gate
 
     def _with_slope(self, gate: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +111,6 @@ class Gated:
         return opened.detach(), slope
 
 
-def _cheaper(first: Tensor, first_cost: Tensor, second: Tensor, second_cost: Tensor) -> tuple[Tensor, Tensor]:
-    """By element the one that costs less; of equals the first."""
-    better = second_cost < first_cost
-    return torch.where(better, second, first), torch.where(better, second_cost, first_cost)
+def _lower(cost: Tensor, than: Tensor) -> Tensor:
+    """1 where it is lower, else 0: as the weight of an interpolation exact, and much cheaper than a choice by booleans."""
+    return torch.lt(cost, than).to(cost.dtype)
