@@ -95,13 +95,13 @@ def misses(raw: dict[str, Any]) -> list[str]:
     return missed
 
 
-def time_ratio(raw: dict[str, Any], model: str) -> float:
-    """How many times SparseGPT's processor time `sparsellm` takes, median over the cells."""
-    sparsegpt, sparsellm = (
-        median(cell["cpu_s"] for cell in raw["cells"] if (cell["model"], cell["arm"]) == (model, arm))
+def time_ratio(raw: dict[str, Any], model: str) -> float | None:
+    """How many times SparseGPT's processor time `sparsellm` takes, median over the cells; None if one is missing."""
+    seconds = [
+        [cell["cpu_s"] for cell in raw["cells"] if (cell["model"], cell["arm"]) == (model, arm)]
         for arm in ("SparseGPT", "sparsellm")
-    )
-    return sparsellm / sparsegpt
+    ]
+    return median(seconds[1]) / median(seconds[0]) if all(seconds) else None
 
 
 def _table(raw: dict[str, Any], model: str) -> Iterator[str]:
@@ -125,8 +125,10 @@ def ordering(raw: dict[str, Any], model: str, pattern: str) -> list[str]:
 
 def _ordering(raw: dict[str, Any], model: str) -> Iterator[str]:
     for pattern in HIGH:
-        yield f"* {pattern}, from worst to best: {', '.join(ordering(raw, model, pattern))}."
-    yield f"* `sparsellm` takes {time_ratio(raw, model):.1f} times the processor time of SparseGPT."
+        yield f"* {pattern}, from worst to best: {', '.join(ordering(raw, model, pattern)) or 'not measured'}."
+    ratio = time_ratio(raw, model)
+    if ratio is not None:
+        yield f"* `sparsellm` takes {ratio:.1f} times the processor time of SparseGPT."
 
 
 def _steps(raw: dict[str, Any]) -> Iterator[str]:

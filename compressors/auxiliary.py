@@ -112,5 +112,5 @@ class Gated:
 
 
 def _lower(cost: Tensor, than: Tensor) -> Tensor:
-    """1 where it is lower, else 0: as the weight of an interpolation exact, and much cheaper than a choice by booleans."""
+    """1 where it is lower, else 0: as the weight of an interpolation exact, and cheaper than a choice by booleans."""
     return torch.lt(cost, than).to(cost.dtype)
