@@ -54,7 +54,7 @@ def render(raw: dict[str, Any]) -> str:
         "Unstructured and n:m masks (n zeros in every m) of all matrices in the blocks. Shapes stay: **no engine here "
         "computes a masked checkpoint faster**, so these are baselines of quality. Held-out nats, mean over seeds "
         f"{', '.join(map(str, SEEDS))} with the range in brackets, perplexity below. magnitude needs no text and has "
-        f"one run, so have {' and '.join(ABLATIONS)}.",
+        f"one run, so have {' and '.join(ABLATIONS)}. Empty cells were not measured.",
         "",
         f"*Is each method within 2 % of the loss that its authors' code reaches on stories260K, or below?* "
         f"**{'Yes' if not missed else 'No'}: in {count - len(missed)} of {count} comparisons.**"
@@ -65,7 +65,7 @@ def render(raw: dict[str, Any]) -> str:
         "SparseGPT with the down projection fitted and masked towards the dense output on what the masked gate and up "
         "give; `sparsellm` is both.",
     ]
-    for model, facts in raw["models"].items():
+    for model, facts in _measured(raw).items():
         lines += ["", f"## {model}, dense {facts['loss_nats']:.3f} nats (perplexity {_ppl(facts['loss_nats'])})", ""]
         lines += [*_table(raw, model), "", *_ordering(raw, model)]
     lines += ["", "## What each step of `sparsellm` costs", "", *_steps(raw), "", *_closing(raw)]
@@ -109,6 +109,8 @@ def _table(raw: dict[str, Any], model: str) -> Iterator[str]:
     yield _row(*["---"] * (len(PATTERNS) + 2))
     for arm in ARMS:
         values = [losses(raw, model, arm, pattern) for pattern in PATTERNS]
+        if not any(values):
+            continue
         seconds = [cell["cpu_s"] for cell in raw["cells"] if (cell["model"], cell["arm"]) == (model, arm)]
         yield _row(arm, *map(_nats, values), f"{median(seconds):.1f}" if seconds else "")
         yield _row("- perplexity", *(_ppl(fmean(each)) if each else "" for each in values), "")
@@ -125,7 +127,7 @@ def ordering(raw: dict[str, Any], model: str, pattern: str) -> list[str]:
 
 def _ordering(raw: dict[str, Any], model: str) -> Iterator[str]:
     for pattern in HIGH:
-        yield f"* {pattern}, from worst to best: {', '.join(ordering(raw, model, pattern)) or 'not measured'}."
+        yield f"* {pattern}, from worst to best: {', '.join(ordering(raw, model, pattern))}."
     ratio = time_ratio(raw, model)
     if ratio is not None:
         yield f"* `sparsellm` takes {ratio:.1f} times the processor time of SparseGPT."
@@ -144,7 +146,7 @@ def _steps(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _closing(raw: dict[str, Any]) -> Iterator[str]:
-    facts = raw["models"]
+    facts = _measured(raw)
     tokens = "; ".join(
         f"{name} {each['calibration_tokens']:,} and {each['evaluation_tokens']:,}" for name, each in facts.items()
     )
@@ -154,6 +156,12 @@ def _closing(raw: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield f"Made with {made_with(raw['provenance'])}; drawn by `benchmarks/sparse_masks.py --render-only`."
+
+
+def _measured(raw: dict[str, Any]) -> dict[str, Any]:
+    """The models that cells were measured on."""
+    found = {cell["model"] for cell in raw["cells"]}
+    return {model: facts for model, facts in raw["models"].items() if model in found}
 
 
 def _row(*cells: str) -> str:
