@@ -15,7 +15,8 @@ from artifacts.files import sha256_of_file
 MANIFEST_NAME = "variant.json"
 
 # Widths: FFN channels, KV groups. Depth: whole layers, or one half of them. Hidden channels: of the residual stream.
-Unit = Literal["ffn", "kv", "layers", "attention_sublayers", "ffn_sublayers", "hidden"]
+# Weights: single ones, which become zero and keep their place.
+Unit = Literal["ffn", "kv", "layers", "attention_sublayers", "ffn_sublayers", "hidden", "weights"]
 TEXT_METRICS = ("loss_nats", "perplexity", "kl_nats", "js_nats", "top1_agreement")
 
 
@@ -173,6 +174,19 @@ class RecoveryRef(Document):
     earlier: RecoveryRef | None = Field(default=None, description="the parent's own recovery, if it had one")
 
 
+class SparsityRef(Document):
+    """Single weights that are zero in matrices of full shape. No engine here computes them any faster than others."""
+
+    pattern: str = Field(description="unstructured, or n:m for n zeros in every m consecutive weights of a row")
+    asked: float = Field(ge=0, lt=1, description="share of the weights of every matrix in the blocks")
+    zeros: int = Field(ge=0, description="zero weights in all matrices of the blocks, counted in the files")
+    weights: int = Field(gt=0, description="weights of those matrices")
+
+    @property
+    def share(self) -> float:
+        return self.zeros / self.weights
+
+
 class CompressionCost(Document):
     """What making the variant took."""
 
@@ -195,6 +209,7 @@ class VariantManifest(Document):
     hidden_size: int | None = Field(default=None, description="width of the residual stream; null in older manifests")
     footprint: Footprint
     ratios: Ratios
+    sparsity: SparsityRef | None = Field(default=None, description="of what was masked; shapes and ratios say nothing")
     expressibility: Literal["stock", "per-layer"]
     architecture: str = Field(description="the class the checkpoint names, which may be a lossless re-labelling")
     recovery: RecoveryRef | None = None

@@ -120,6 +120,8 @@ def _planned(allocation: str) -> Iterator[tuple[str, Repair]]:
     for repair in _REPAIRS:
         for name in REGISTRY.names:
             method = REGISTRY.named(name)
+            if method.masks:  # it leaves every parameter where it is; see sparse_masks
+                continue
             if (repair == "none" or method.can_be_repaired) and (
                 allocation == "uniform" or method.rank_width is not None
             ):

@@ -31,6 +31,12 @@ _LIVE_ROWS = 6
 # Logits in slices, joined and as log-probabilities, with the products that a divergence or a gradient adds.
 _LIVE_LOGITS = 4
 _LIVE_LOGIT_GRADIENTS = 6
+# A damped Gram matrix's factor, its inverse, that one's factor and a solver's working space.
+_FACTORS = 4
+# Of a matrix that is swept: optimum, transposed copy, scores, their order, mask, steps; of an FFN's three the results.
+_LIVE_SWEEP = 9
+# Values of an FFN's width while those of a piece are updated, by damped Newton steps.
+_LIVE_UPDATE = 20
 _PROBE_TOKENS = 24
 
 Purposes = dict[str, int]
@@ -50,7 +56,8 @@ class Workload:
     """What decides memory and time: shapes, the calibration's tokens, which sums are kept of them, what looks at them.
 
     `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
-    `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels.
+    `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
+    single weights become zero, `remembered` how many float32 values of each token that takes beside the stream.
     """
 
     tokens: int
@@ -69,6 +76,8 @@ class Workload:
     candidates: int = 0
     resident_bytes: int = 0
     level_bytes: int = 0
+    masks: bool = False
+    remembered: int = 0
 
     @property
     def states_bytes(self) -> int:
@@ -93,11 +102,34 @@ def stage_buffers(workload: Workload) -> dict[str, Purposes]:
     stages = {
         "gradients": _gradients(workload) if workload.gradients else {},
         "allocate": _SURVEYS[workload.survey](workload),
-        "prune": _pruning(workload) if workload.streams else {},
+        "prune": _prune_stage(workload) if workload.streams else {},
         "export": _export(workload),
     }
     held = {stage: {name: size for name, size in purposes.items() if size} for stage, purposes in stages.items()}
     return {stage: purposes for stage, purposes in held.items() if purposes}
+
+
+def _prune_stage(workload: Workload) -> Purposes:
+    return _masking(workload) if workload.masks else _pruning(workload)
+
+
+def _masking(workload: Workload) -> Purposes:
+    """`masking`: sums of all that a layer's matrices read; a Hessian's factors beside the matrix that is swept; where
+    an FFN is masked whole, what is remembered of every token and the products of its new values (`alternation`).
+    """
+    reads = (workload.hidden, workload.attention_width, workload.hidden, workload.ffn_width)
+    sums = sum(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
+    matrix = workload.ffn_width * workload.hidden * _width_of(workload.ffn_width)
+    factors = _FACTORS * max(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
+    whole = (_LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32) if workload.remembered else 0
+    return {
+        "hidden states of the calibration text": max(
+            workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
+        ),
+        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "Gram and cross products": sums,
+        "intermediate values, masks": max(factors + _LIVE_SWEEP * matrix, whole + factors, workload.forward_bytes),
+    }
 
 
 def _pruning(workload: Workload) -> Purposes:
@@ -245,7 +277,12 @@ def _embedded_rows(workload: Workload) -> int:
 
 
 def _element(consumer: Consumer) -> int:
-    return _FLOAT64 if consumer.columns <= WIDE else _FLOAT32
+    return _width_of(consumer.columns)
+
+
+def _width_of(columns: int) -> int:
+    """Bytes of a value of sums over this many columns."""
+    return _FLOAT64 if columns <= WIDE else _FLOAT32
 
 
 def _total(purposes: Purposes) -> int:

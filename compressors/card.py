@@ -18,6 +18,7 @@ from compressors.shards import Stored
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
+UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them, and memory stays as it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class ResourceCard:
     block_bytes: int
     stages: Mapping[str, Purposes]
     expected_s: float
+    masks: bool = False
 
     @property
     def buffers_bytes(self) -> int:
@@ -44,7 +46,8 @@ class ResourceCard:
             for stage, purposes in self.stages.items()
         ]
         block = f"one block: {format_bytes(self.block_bytes)}, up to three at once"
-        return (block, *stages, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
+        remarks = (UNACCELERATED,) if self.masks else ()
+        return (block, *stages, *remarks, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
 
 
 def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceCard:
@@ -58,6 +61,7 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
         block_bytes=max(blocks.values()) * _FLOAT32,
         stages=stage_buffers(workload),
         expected_s=_operations(workload, sum(blocks.values())) / _operations_per_s(),
+        masks=workload.masks,
     )
 
 

@@ -22,6 +22,7 @@ _UNITS: dict[Unit, str] = {
     "attention_sublayers": "attention sublayers",
     "ffn_sublayers": "FFN sublayers",
     "hidden": "hidden channels",
+    "weights": "single weights",
 }
 
 # Data, memory beside one block, and work beside one pass of the calibration text through the blocks; N tokens, hidden
@@ -33,6 +34,12 @@ _WIDTH_COST: dict[Need, tuple[str, str, str]] = {
     "gradients": ("text", "L N D", "a forward and a backward pass"),
 }
 _DEPTH_COST = ("text", "N D a candidate", "a pass per candidate, or one in all for block influence")
+_MASK_COST: dict[Need, tuple[str, str, str]] = {
+    "nothing": ("none", "nothing", "a pass over the weights"),
+    "energy": ("text", "N D", "one pass"),
+    "gram": ("text", "N D, 2 D² + F² and factors", "products N F², inverses F³, sweeps D F²"),
+}
+_WHOLE_FFN_COST = ("text", "N D, 2 N F, 2 D² + F² and factors", "the same once an epoch, and N F solutions")
 _BASIS_COST = ("text", "N D and D²", "a pass and an eigendecomposition D³")
 
 
@@ -52,7 +59,7 @@ def page() -> str:
             "",
             "**Checkpoint.** Stock means that unpatched Transformers and vLLM load it; layers of one shape always "
             "leave as stock. Where layers differ or lack a half, the checkpoint is of this project's own family, which "
-            "its plug-in adds to vLLM.",
+            "its plug-in adds to vLLM. Masked weights keep their place: no engine here computes them faster.",
             "",
             "## What each is after",
             "",
@@ -90,10 +97,14 @@ def _row(method: Method) -> tuple[str, ...]:
 def _cost(method: Method) -> tuple[str, str, str]:
     if method.rank_width is not None:
         return _WIDTH_COST[method.needs]
+    if method.masks:
+        return _WHOLE_FFN_COST if method.mask_ffn is not None else _MASK_COST[method.needs]
     return _DEPTH_COST if method.select_depth is not None else _BASIS_COST
 
 
 def _checkpoint(method: Method) -> str:
+    if method.masks:
+        return "stock, no faster"
     halves = {"attention_sublayers", "ffn_sublayers"} & set(method.units)
     if halves:
         return "stock for layers, per-layer for halves"

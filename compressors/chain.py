@@ -50,6 +50,7 @@ def compress_chain(
     if len(requests) == 1:
         return compress(requests[0], progress, verify, announce)
     steps = [_fitted(request) for request in requests]
+    _require_masks_last(steps)
     final = steps[0].out
     require_free_name(final)
     unfinished = resumable_directory(final, _key(steps), keep_unfinished=steps[0].keep_unfinished)
@@ -81,11 +82,20 @@ def _fitted(request: CompressionRequest) -> CompressionRequest:
     """Raises ConfigError for what no step can be asked for, before any step runs."""
     if not REGISTRY.named(request.method).can_be_repaired:
         request = replace(request, repair=None)
+    if not REGISTRY.named(request.method).masks:
+        request = replace(request, pattern=None)
     method, _ = resolve_method(request)
     resolve_repair(request, method)
     if request.ratio == 0:
         raise ConfigError("A step of ratio 0 does nothing. Leave it out or give a ratio above 0.")
     return request
+
+
+def _require_masks_last(steps: Sequence[CompressionRequest]) -> None:
+    """Whatever follows would move or fill the zeros. Raises ConfigError for a mask that is not the last step."""
+    early = next((step.method for step in steps[:-1] if REGISTRY.named(step.method).masks), None)
+    if early is not None:
+        raise ConfigError(f"Method {early} masks weights, and a later step would fill its zeros. Make it the last.")
 
 
 def _run(

@@ -21,6 +21,8 @@ from compressors.depth import DepthEvidence
 from compressors.export import assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, shapes_after
+from compressors.masking import MaskingJob, mask_blocks
+from compressors.masks import Pattern
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.relabel import checkpoint_config
 from compressors.sequential import PruningJob, prune_blocks
@@ -50,16 +52,31 @@ class Maker:
         """Writes everything but the manifest into the workspace's result folder."""
         with self.watch.stage("open", self.progress):
             model = CheckpointModel(self.task.source.folder, self.task.request.device)
+        if self.task.pattern is not None:
+            return self._masked(model, self.task.pattern)
         return self._sliced(model) if self.task.narrows_the_stream else self._pruned(model)
 
     def _pruned(self, model: CheckpointModel) -> Making:
-        source, out = self.task.source, self.workspace.result
         blocks = self._block_folder(model, model.skeleton)
         job = self._ranked(model, pruning_job(self.task))
         with self.watch.stage("allocate", self.progress):
             job = replace(job, allocation=self._allocation(model, job))
         with self.watch.stage("prune", silent):
             plan = prune_blocks(model, job, self.windows, blocks, self.progress, self._states)
+        return self._exported(model, job, plan, blocks)
+
+    def _masked(self, model: CheckpointModel, pattern: Pattern) -> Making:
+        """Every unit stays where it is, so the checkpoint has the base model's shapes."""
+        plan = whole_plan(base_widths(model.config))
+        blocks = self._block_folder(model, model.skeleton)
+        job = MaskingJob(method=self.task.method, pattern=pattern, dtype=self.task.source.dtype, folder=self._states)
+        with self.watch.stage("prune", silent):
+            mask_blocks(model, job, self.windows, plan, blocks, self.progress)
+        return self._exported(model, pruning_job(self.task), plan, blocks)
+
+    def _exported(self, model: CheckpointModel, job: PruningJob, plan: Plan, blocks: BlockFolder) -> Making:
+        """Puts blocks of the base model's own stream together, and says what came of it."""
+        source, out = self.task.source, self.workspace.result
         layers = _shapes(source, plan)
         config = checkpoint_config(model.config, layers, source.architecture, _dtype_name(source))
         with self.watch.stage("export", self.progress):
@@ -156,7 +173,8 @@ class Maker:
         task = self.task
         return Making(
             name=task.request.out.name,
-            ratio=task.request.ratio,
+            ratio=0.0 if task.method.masks else task.request.ratio,
+            pattern=task.pattern,
             multiple_of=task.multiple_of,
             source=task.source,
             job=job,

@@ -24,11 +24,13 @@ from artifacts.variant import (
 )
 from compressors.export import PROBE_NAME
 from compressors.footprint import footprint_of_folder
+from compressors.masks import Pattern
 from compressors.peak_memory import peak_bytes, restart_peak
 from compressors.plan import Plan
 from compressors.relabel import is_uniform
 from compressors.sequential import PruningJob
 from compressors.source import Source, is_tied, read_config
+from compressors.sparsity import sparsity_of_folder
 
 # What reads and writes every checkpoint.
 VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy")
@@ -60,7 +62,10 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """How a variant came to be: source, resolved job and allocation, text, and the layers' shapes after the cut."""
+    """How a variant came to be: source, resolved job and allocation, text, and the layers' shapes after the cut.
+
+    `ratio` is of whole units; with a `pattern` there are none and single weights went.
+    """
 
     name: str
     ratio: float
@@ -71,6 +76,7 @@ class Making:
     calibration: CalibrationRef | None
     layers: tuple[LayerShape, ...]
     architecture: str
+    pattern: Pattern | None = None
 
 
 def shapes_after(plan: Plan, query_heads_per_group: int) -> tuple[LayerShape, ...]:
@@ -104,6 +110,7 @@ def describe_variant(making: Making, folder: Path, cost: CompressionCost) -> Var
         hidden_size=config["hidden_size"],
         footprint=footprint,
         ratios=Ratios.between(making.ratio, source.footprint, footprint),
+        sparsity=None if making.pattern is None else sparsity_of_folder(folder, making.pattern),
         expressibility="stock" if is_uniform(making.layers) else "per-layer",
         architecture=making.architecture,
         cost=cost,

@@ -18,6 +18,7 @@ from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.arch import UnitGroup
 from compressors.depth import DepthEvidence
+from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.plan import Allocation, Ranking
 from compressors.statistics import ConsumerStatistics
 
@@ -57,14 +58,17 @@ class WidthEvidence:
 WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, DepthEvidence], Allocation]
 BasisFinder = Callable[[Any, Iterator[Tensor]], Tensor]
+MatrixMasker = Callable[[Any, MatrixEvidence], tuple[Tensor, ...]]
+FfnMasker = Callable[[Any, FfnEvidence], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """`rank_width(config, evidence)` orders the units of a layer; `select_depth(config, evidence)` removes
     layers, or halves of them, and says what is left; `find_basis(config, states)` orders directions of the residual
-    stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head. A
-    method has one of the three.
+    stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head;
+    `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four. One
+    that masks may have `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together.
 
     The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
     many of them are judged together, None for one per removal that is possible.
@@ -78,6 +82,8 @@ class Method:
     rank_width: WidthRanker | None = None
     select_depth: DepthSelector | None = None
     find_basis: BasisFinder | None = None
+    mask_matrices: MatrixMasker | None = None
+    mask_ffn: FfnMasker | None = None
     survey: Survey = "none"
     candidates: int | None = None
 
@@ -87,8 +93,13 @@ class Method:
 
     @property
     def can_be_repaired(self) -> bool:
-        """Whether matrices stay that can be refitted; whole layers leave none."""
-        return self.select_depth is None
+        """Whether matrices stay that a repair can refit: whole layers leave none, a refit would fill a mask."""
+        return self.select_depth is None and not self.masks
+
+    @property
+    def masks(self) -> bool:
+        """Whether single weights become zero and every shape stays."""
+        return self.mask_matrices is not None
 
     @property
     def resolved_config(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from compressors.allocation import allocator_named
 from compressors.allocation.problem import Allocator
 from compressors.budget import require_ratio
 from compressors.costs import CostKind
+from compressors.masks import Pattern, parse_pattern
 from compressors.methods import REGISTRY
 from compressors.registry import Method
 from compressors.repair import Repair
@@ -29,9 +30,10 @@ class CompressionRequest:
 
     `units` None is the method's first kind; `repair` None is ridge when calibration text is given and the method
     prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `ratio` is a share of what `budget`
-    names; None is "units" for the uniform allocation and "params" for others. `map_states` keeps the calibration hidden
-    states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on Ctrl-C, for
-    the same request to go on from.
+    names; None is "units" for the uniform allocation and "params" for others. A method that masks single weights makes
+    the share `ratio` of each matrix zero, with `pattern` n:m in every group of m. `map_states` keeps the calibration
+    hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on
+    Ctrl-C, for the same request to go on from.
     """
 
     model: str
@@ -44,6 +46,7 @@ class CompressionRequest:
     window_tokens: int = 256
     seed: int = 0
     multiple_of: int | None = None
+    pattern: str | None = None
     repair: Repair | None = None
     allocation: str = "uniform"
     budget: BudgetKind | None = None
@@ -69,6 +72,15 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
     return method, units
 
 
+def resolve_pattern(request: CompressionRequest, method: Method) -> Pattern | None:
+    """Which weights a masking method makes zero; None for others. Raises ConfigError for what is no pattern of it."""
+    if method.masks:
+        return parse_pattern(request.pattern, request.ratio)
+    if request.pattern is not None:
+        raise ConfigError(f"Method {method.name} removes whole units. Leave --pattern out, or choose one that masks.")
+    return None
+
+
 def require_device(device: Device) -> None:
     """Raises ConfigError for a GPU that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -79,6 +91,8 @@ def resolve_repair(request: CompressionRequest, method: Method) -> Repair:
     """What is done to cut consumers. Raises ConfigError if a repair was asked for and cannot be."""
     if request.repair is None:
         return "ridge" if method.can_be_repaired and request.calibration is not None else "none"
+    if request.repair != "none" and method.masks:
+        raise ConfigError(f"Method {method.name} masks weights, which a repair would fill. Use --no-compensate.")
     if request.repair != "none" and not method.can_be_repaired:
         raise ConfigError(f"Method {method.name} removes layers, which leaves nothing to refit. Use --no-compensate.")
     if request.repair == "bias" and method.rank_width is None:
@@ -95,7 +109,7 @@ def resolve_allocation(request: CompressionRequest, method: Method) -> tuple[All
     kind: BudgetKind = request.budget or ("units" if is_uniform else "params")
     if method.rank_width is None and (not is_uniform or kind != "units"):
         raise ConfigError(
-            f"Method {method.name} removes whole layers, which leaves no widths to allocate. "
+            f"Method {method.name} does not choose widths, so there are none to allocate. "
             "Use --allocation uniform --budget units."
         )
     if kind == "units" and not is_uniform:

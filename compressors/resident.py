@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from artifacts.progress import silent
 from compressors.arch import WIDTH_UNITS, LayerView
+from compressors.budget import base_widths
 from compressors.gradients import gradient_rankings
-from compressors.plan import LayerPlan, Plan
+from compressors.masking import MaskingJob, mask_blocks
+from compressors.plan import LayerPlan, Plan, whole_plan
 from compressors.sequential import PruningJob, prune_blocks
 from compressors.skeleton import Skeleton
 
@@ -61,6 +63,15 @@ class Collector:
 
     def keep(self, index: int, layer: LayerView, plan: LayerPlan) -> None:
         self.layers[index] = layer
+
+
+def mask_resident(model: Any, job: MaskingJob, windows: Tensor | None = None) -> None:
+    """Masks a model in memory: its layers become the finished blocks."""
+    resident, collector = ResidentModel(model), Collector()
+    plan = whole_plan(base_widths(model.config))
+    with torch.no_grad():
+        mask_blocks(resident, job, windows, plan, collector, silent)
+    model.model.layers = nn.ModuleList(collector.layers[index].module for index in plan.kept_layers)
 
 
 def prune_resident(model: Any, job: PruningJob, windows: Tensor | None = None) -> Plan:

@@ -37,8 +37,9 @@ class ConsumerStatistics:
         self.total += exact.sum(dim=0)
         self.energy += exact.square_().sum(dim=0)
         del exact
-        if self.gram is not None and self.cross is not None and wanted is not None:
+        if self.gram is not None:
             _add_product(self.gram, x, x)
+        if self.cross is not None and wanted is not None:
             _add_product(self.cross, wanted.reshape(-1, wanted.shape[-1]), x)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,17 @@ def half_states(model: BlockModel, windows: Tensor) -> Iterator[Tensor]:
         del layer
 
 
-def _placed(states: Tensor, folder: Path | None, name: str) -> Tensor:
+def room(shape: tuple[int, ...], folder: Path | None, name: str) -> Tensor:
+    """Uninitialised float32 values in host memory, or in a file of the folder that the kernel may page out."""
     if folder is None:
-        return states
+        return torch.empty(shape)
     path = folder / f"{name}.states"
     path.unlink(missing_ok=True)
-    mapped = torch.from_file(str(path), shared=True, size=states.numel(), dtype=states.dtype).view(states.shape)
-    return mapped.copy_(states)
+    return torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.float32).view(shape)
+
+
+def _placed(states: Tensor, folder: Path | None, name: str) -> Tensor:
+    return states if folder is None else room(tuple(states.shape), folder, name).copy_(states)
 
 
 def _widest(model: BlockModel) -> int:

@@ -21,6 +21,7 @@ from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.headers import read_headers
 from compressors.level_store import level_bytes
+from compressors.masks import Pattern
 from compressors.plan import Allocation
 from compressors.registry import Method
 from compressors.repair import Repair
@@ -30,6 +31,7 @@ from compressors.request import (
     require_device,
     resolve_allocation,
     resolve_method,
+    resolve_pattern,
     resolve_repair,
 )
 from compressors.sequential import PruningJob
@@ -44,7 +46,10 @@ _MANY = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A request with all that was resolved from it. `budget` counts units, `target` a cost; there is one of them."""
+    """A request with all that was resolved from it. `budget` counts units, `target` a cost; there is one of them.
+
+    `pattern` is which weights become zero where a method masks them; then every unit stays.
+    """
 
     request: CompressionRequest
     method: Method
@@ -56,6 +61,7 @@ class Task:
     budget: Budget | None
     target: Target | None
     multiple_of: int
+    pattern: Pattern | None = None
 
     @property
     def needs_text(self) -> bool:
@@ -82,15 +88,17 @@ def resolve_task(request: CompressionRequest) -> Task:
     method, units = resolve_method(request)
     repair = resolve_repair(request, method)
     allocator, kind = resolve_allocation(request, method)
+    pattern = resolve_pattern(request, method)
     require_device(request.device)
     require_free_name(request.out)
     source = open_source(request.model)
     _require_biases(repair, units, source)
+    _require_whole_groups(pattern, source)
     base, asked = source.dimensions, request.multiple_of
     multiple = default_multiple(base.ffn_width) if asked is None else asked
     budget, target = None, None
     if kind == "units":
-        budget = budget_for(request.ratio, units, base, multiple)
+        budget = budget_for(0.0 if method.masks else request.ratio, units, base, multiple)
     else:
         target = open_target(source, kind, request.ratio, units, multiple, request.latency_table)
     return Task(
@@ -104,6 +112,7 @@ def resolve_task(request: CompressionRequest) -> Task:
         budget=budget,
         target=target,
         multiple_of=multiple,
+        pattern=pattern,
     )
 
 
@@ -118,6 +127,18 @@ def _require_biases(repair: Repair, units: tuple[Unit, ...], source: Source) -> 
             f"Repair bias adds to the biases behind {' and '.join(bare)}, but {source.name} has none. "
             "Use --repair ridge or none."
         )
+
+
+def _require_whole_groups(pattern: Pattern | None, source: Source) -> None:
+    """Raises ConfigError if the rows of a matrix do not divide into the pattern's groups."""
+    if pattern is None or pattern.group is None:
+        return
+    for name, header in read_headers(source.folder).items():
+        if name.startswith("model.layers.") and len(header.shape) == 2 and header.shape[1] % pattern.group:
+            raise ConfigError(
+                f"{name} of {source.name} has {header.shape[1]} columns, which do not divide into groups of "
+                f"{pattern.group}. Choose another pattern, or none."
+            )
 
 
 def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
@@ -150,7 +171,8 @@ def stays_resident(footprint: Footprint) -> bool:
 def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
-    looks = windows is not None and job.wants_streams
+    looks = windows is not None and (job.wants_streams or task.method.masks)
+    remembers = looks and task.method.mask_ffn is not None
     survey = task.method.survey if task.target is None else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
@@ -163,13 +185,15 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         vocabulary=config["vocab_size"],
         consumers=_consumers(task) if looks else (),
         streams=looks * (1 + job.wants_products),
-        products=looks and job.wants_products,
+        products=looks and (job.wants_products or (task.method.masks and task.method.needs == "gram")),
         second_order=looks and task.method.needs == "gram",
         gradients=task.method.needs == "gradients" and windows is not None,
         survey=survey,
         candidates=(task.method.candidates or depth_options) if survey == "candidates" else _MANY,
         resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence") else 0,
         level_bytes=_level_bytes(task),
+        masks=task.method.masks,
+        remembered=remembers * (2 * config["intermediate_size"] + config["hidden_size"]),
     )
 
 

@@ -1,7 +1,7 @@
 """Is a variant directory what it says? `python -m compressors.verify DIR` answers in a process of its own.
 
 A fresh process proves that the files alone carry the model: unpatched Transformers must load them, the shapes in
-`config.json` must be the tensors' shapes, the footprint and the ratios must follow from the files, and the logits on
+`config.json` must be the tensors' shapes, footprint, ratios and zeros must follow from the files, and the logits on
 fixed token ids must be those that the pruned model gave in memory. Without stored probe logits (they exist only while
 a variant is being made) the logits must still be finite.
 """
@@ -23,6 +23,7 @@ from compressors.export import PROBE_NAME, probe_ids
 from compressors.footprint import footprint_of_folder
 from compressors.headers import read_headers
 from compressors.source import is_tied, load_model, read_config
+from compressors.sparsity import verify_sparsity
 from modeling.pruned_config import SHAPE_KEYS
 
 TOLERANCE = 1e-5
@@ -54,6 +55,7 @@ def verify_variant(folder: Path) -> None:
     config = read_config(folder)
     verify_shapes(folder, config)
     verify_ratios(folder, config, manifest)
+    verify_sparsity(folder, manifest.sparsity)
     verify_logits(folder)
 
 

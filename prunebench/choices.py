@@ -34,6 +34,10 @@ class Method(StrEnum):
     greedy_kl = "greedy_kl"
     evolutionary_depth = "evolutionary_depth"
     hidden_slice = "hidden_slice"
+    weight_magnitude = "weight_magnitude"
+    wanda = "wanda"
+    sparsegpt = "sparsegpt"
+    sparsellm = "sparsellm"
 
 
 class Allocation(StrEnum):
@@ -117,8 +121,14 @@ Folder = Annotated[Path, typer.Option(help="Folder to create; must not exist yet
 UnitNames = Annotated[
     str | None,
     typer.Option(
-        help="ffn, kv, layers, attention_sublayers, ffn_sublayers or hidden; 'ffn,kv' is both. "
+        help="ffn, kv, layers, attention_sublayers, ffn_sublayers, hidden or weights; 'ffn,kv' is both. "
         "Default: what the method is for."
+    ),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N:M", help="For methods that mask weights: n zeros in every m of a row. No engine gains speed."
     ),
 ]
 Steps = Annotated[

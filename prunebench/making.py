@@ -20,6 +20,7 @@ from prunebench.choices import (
     MapStates,
     Method,
     MultipleOf,
+    PatternOption,
     RecoveryMethod,
     RepairOption,
     Steps,
@@ -35,12 +36,15 @@ def compress(
     model: Annotated[str, typer.Argument(help="Local checkpoint folder or hub id, e.g. Qwen/Qwen2.5-0.5B.")],
     out: Folder,
     method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
-    ratio: Annotated[float, typer.Option(help="Share of each chosen kind of unit to remove, in [0, 1).")],
+    ratio: Annotated[
+        float, typer.Option(help="Share of each chosen kind of unit to remove, or of weights to mask, in [0, 1).")
+    ],
     units: UnitNames = None,
     calibration: CalibrationText = None,
     calibration_tokens: Annotated[int, typer.Option(help="How much of it to use.")] = 32768,
     seed: Annotated[int, typer.Option(help="Decides random choices and calibration windows.")] = 0,
     multiple_of: MultipleOf = None,
+    pattern: PatternOption = None,
     compensate: Compensate = None,
     repair: RepairOption = None,
     allocation: AllocationOption = Allocation.uniform,
@@ -50,7 +54,7 @@ def compress(
     map_states: MapStates = False,
     then: Steps = None,
 ) -> None:
-    """Write a structured-pruned variant of MODEL, verified by reloading it in a fresh process.
+    """Write a pruned variant of MODEL, verified by reloading it in a fresh process.
 
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
 
@@ -71,6 +75,7 @@ def compress(
         calibration_tokens=calibration_tokens,
         seed=seed,
         multiple_of=multiple_of,
+        pattern=pattern,
         repair=chosen_repair(compensate, repair),
         allocation=allocation.value,
         budget=None if budget is None else budget.value,
@@ -81,7 +86,7 @@ def compress(
     with show_progress() as progress:
         steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]
         manifest = compress_chain(steps, progress, announce=lambda card: note("\n".join(card.lines())))
-    shown = manifest.model_dump(include={"name", "architecture", "ratios", "footprint", "cost"})
+    shown = manifest.model_dump(include={"name", "architecture", "ratios", "sparsity", "footprint", "cost"})
     print_result({"out": str(out), **shown})
 
 

@@ -13,8 +13,12 @@ from compressors.methods import (
     obs,
     prunenet,
     random_units,
+    sparsegpt,
+    sparsellm,
     taylor,
+    wanda,
     wanda_sp,
+    weight_magnitude,
 )
 from compressors.registry import Registry
 
@@ -23,5 +27,6 @@ REGISTRY = Registry(
     for module in (
         *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
         *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
+        *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

@@ -147,6 +147,11 @@ def _check(request: RecoveryRequest) -> _Job:
     if not is_variant(request.variant):
         raise ConfigError(f"{request.variant} has no {MANIFEST_NAME}. Give a folder that compress wrote.")
     source, parent = open_source(str(request.variant)), load_variant(request.variant)
+    if parent.sparsity is not None:
+        raise ConfigError(
+            f"{parent.name} has {parent.sparsity.zeros:,} masked weights, which training would fill. "
+            "Recover a variant without a mask, or mask the recovered one."
+        )
     config = method.configured(
         source.config["hidden_size"],
         learning_rate=request.learning_rate,

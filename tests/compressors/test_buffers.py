@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "float32 sums": {"hidden_size": 64, "intermediate_size": 4224, "num_hidden_layers": 1},
 }
 WIDTHS, LAYERS, FFN, HIDDEN = ("ffn", "kv"), ("layers",), ("ffn",), ("hidden",)
+WEIGHTS = ("weights",)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,12 @@ def test_the_peak_is_three_blocks_and_what_the_card_states(
     [
         ("deep", {"method": "evolutionary_depth", "units": LAYERS, "repair": "none"}),
         ("ffn", {"method": "modegpt_mlp", "units": FFN}),
+        ("ffn", {"method": "weight_magnitude", "units": WEIGHTS, "repair": "none"}),
+        ("ffn", {"method": "wanda", "units": WEIGHTS, "repair": "none"}),
+        ("ffn", {"method": "sparsegpt", "units": WEIGHTS, "repair": "none"}),
+        ("ffn", {"method": "sparsellm", "units": WEIGHTS, "repair": "none"}),
+        ("attention", {"method": "sparsegpt", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
+        ("attention", {"method": "sparsellm", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
         ("ffn", {"method": "wanda_sp", "allocation": "influence_softmax"}),
         ("ffn", {"method": "wanda_sp", "allocation": "global_threshold"}),
         ("ffn", {"method": "wanda_sp", "allocation": "dynamic_programme"}),

@@ -39,6 +39,8 @@ def test_every_name_has_a_full_row(section: str, names: tuple[str, ...]) -> None
         ("obs", "text", "stock, per-layer if allocated"),
         ("greedy_kl", "text", "stock for layers, per-layer for halves"),
         ("hidden_slice", "text", "stock"),
+        ("weight_magnitude", "none", "stock, no faster"),
+        ("sparsellm", "text", "stock, no faster"),
     ],
 )
 def test_what_a_method_needs_and_leaves(method: str, data: str, checkpoint: str) -> None:

@@ -84,7 +84,7 @@ def test_a_latency_budget_narrows_what_is_slow(asked: CompressionRequest, slow: 
         ({"ratio": 0.99}, "The largest possible ratio is"),
         ({"budget": "kv_bytes", "units": ("ffn",)}, "The largest possible ratio is 0;"),
         ({"method": "magnitude", "calibration": None}, "Allocation dynamic_programme needs calibration text"),
-        ({"method": "block_influence", "units": None}, "removes whole layers"),
+        ({"method": "block_influence", "units": None}, "does not choose widths"),
     ],
 )
 def test_refused(asked: CompressionRequest, changes: dict[str, Any], fragment: str) -> None:
