@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,6 @@ SAID: dict[str, Any] = {
     "median_itl_ms": 15.0,
     "output_throughput": 4.5,
 }
-
-
-@pytest.mark.parametrize("study", [bench_serve_beside, send_lateness], ids=lambda study: study.STEM.name)
-def test_the_page_is_drawn_from_the_raw_data(study: ModuleType) -> None:
-    assert study.STEM.with_suffix(".md").read_text(encoding="utf-8") == study.render(read_raw(study.STEM))
 
 
 def test_their_times_become_our_records_in_the_order_of_sending() -> None:
