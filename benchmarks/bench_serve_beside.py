@@ -269,8 +269,8 @@ DEFINITIONS = (
     "- *tokens/s*: theirs divides all tokens by the time from the first request to the end of the last, so that the "
     "start, when nobody has an answer yet, and the end, when nobody asks any more, count; ours counts what came in a "
     "window that begins after a lead-in and ends under load.",
-    "- *the window*: theirs, as it is cut out here, is no whole number of gaps: at one request a second one request more "
-    "or less is 5 %.",
+    "- *the window*: theirs, as it is cut out here, is no whole number of gaps: at one request a second one more or "
+    "less is 5 %.",
     "- *a token's time*: theirs is when asyncio hands the piece over; ours is the kernel's receive stamp.",
     "- *several tokens in one read*: theirs and ours both give them one time; the gaps are pooled in both.",
 )
