@@ -17,6 +17,7 @@ COPY server server
 
 # What the image already has (torch, transformers, vLLM, FastAPI) stays as it is: its versions belong together.
 RUN python3 -m pip install --no-cache-dir "locust>=2.47" "peft>=0.18" "plotly>=6.0" "pyarrow>=20" "scipy>=1.15" \
+    "statsmodels>=0.15" \
     && python3 -m pip install --no-cache-dir --no-deps .
 
 EXPOSE 8000

@@ -48,11 +48,11 @@ def struck(engines: Serving) -> Struck:
 
 @dataclass(frozen=True)
 class Fault:
-    """`told` is what an affected client gets: status, and code of the error; `within_s` how soon."""
+    """`told` is what affected clients may get: status, and code of the error; `within_s` how soon."""
 
     number: int
     victims: Callable[[list[int]], list[int]]
-    told: tuple[int, str | int]
+    told: tuple[tuple[int, str | int], ...]
     within_s: tuple[float, float]
     reasons: tuple[str, ...]
 
@@ -62,15 +62,15 @@ FAULTS = {
     "API server killed": Fault(
         signal.SIGKILL,
         lambda family: family[:1],
-        (502, "worker_lost"),
+        ((502, "worker_lost"),),
         AT_ONCE_S,
         "it was killed (SIGKILL), perhaps for want of memory",
     ),
-    # The API server lives on for a moment and tells its clients itself; its end or its health may be seen first.
+    # The API server lives on for a moment and tells its clients itself, unless its end or its health is seen first.
     "engine core killed": Fault(
         signal.SIGKILL,
         lambda family: [pid for pid in family if is_engine_core(pid)],
-        (500, 500),
+        ((500, 500), (502, "worker_lost")),
         AT_ONCE_S,
         (
             "it answered 503 when asked for its health",
@@ -81,7 +81,7 @@ FAULTS = {
     "all processes stopped": Fault(
         signal.SIGSTOP,
         lambda family: family,
-        (502, "worker_lost"),
+        ((502, "worker_lost"),),
         (ENGINE_HEALTH_S / 2, ENGINE_HEALTH_S + 5),
         (f"it did not answer for {ENGINE_HEALTH_S:g} s",),
     ),
@@ -138,8 +138,9 @@ def test_a_struck_engine_costs_its_own_clients_an_error_and_comes_back(struck: S
     for told in (streamed, plain):
         assert set(told.error) == {"message", "type", "param", "code"}
         assert fault.within_s[0] <= told.ended_s - struck_s <= fault.within_s[1]
-    assert (plain.status, plain.error["code"]) == fault.told
-    assert (streamed.status, streamed.error["code"]) == (200, fault.told[1])
+    assert (plain.status, plain.error["code"]) in fault.told
+    assert streamed.status == 200
+    assert streamed.error["code"] in {code for _, code in fault.told}
     assert streamed.cut or streamed.body.endswith(b"data: [DONE]\n\n")
     assert set(statuses) == {200}
     assert len(statuses) > 10
