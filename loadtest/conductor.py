@@ -112,15 +112,20 @@ class Conductor:
             place = stage.segment.arm, stage.segment.block
             watchers.append(gevent.spawn(self._energy.watch, *place, *stage.window_ns))
         if self._plan.level.concurrency is not None:
-            streams = [gevent.spawn(self._stream, stage) for _ in self._share.indices(self._plan.level.concurrency)]
+            streams = [gevent.spawn(self._stream, stage, start_ns) for start_ns in self._starts_ns(stage)]
         else:
             streams = self._dispatch(stage)
         gevent.joinall([meter, *watchers, *streams], raise_error=True)
 
-    def _stream(self, stage: _Stage) -> None:
-        """One of the closed loop's streams: the next request starts when the last has ended."""
-        _wait_until(stage.start_ns)
-        now_ns = stage.start_ns
+    def _starts_ns(self, stage: _Stage) -> Iterator[int]:
+        """One after the other over half of the lead-in: streams that begin together are in step for seconds."""
+        streams = self._plan.level.concurrency or 0
+        each_ns = round(self._plan.lead_in_s * 1e9 / 2) // max(1, streams)
+        return (stage.start_ns + number * each_ns for number in self._share.indices(streams))
+
+    def _stream(self, stage: _Stage, now_ns: int) -> None:
+        """One of the closed loop's streams, from `now_ns` on: the next request starts when the last has ended."""
+        _wait_until(now_ns)
         while now_ns < stage.window_ns[1]:
             index = next(stage.indices)
             request = stage.requests.get(index) or planned_request(self._plan, stage.segment, index)

@@ -79,6 +79,14 @@ def test_the_closed_loop_keeps_exactly_its_streams_busy() -> None:
     assert [r.index for r in records] == list(range(len(records)))
 
 
+def test_the_streams_of_a_closed_loop_begin_one_after_the_other_over_half_of_the_lead_in() -> None:
+    """What begins together is in step; all are under way when the window opens."""
+    records, outcome, *_ = played(SleepingServer(), {"concurrency": 2})
+    first = sorted(r.scheduled_s for r in records)[:2]  # before either stream has ended its first request, of 30 ms
+    assert [start_s - first[0] for start_s in first] == pytest.approx([0.0, 0.025], abs=0.002)
+    assert first[-1] < outcome.windows[0].start_s
+
+
 def test_the_next_request_of_a_stream_counts_from_the_end_of_the_last() -> None:
     records, *_ = played(SleepingServer(), {"concurrency": 1})
     gaps = [b.scheduled_s - (a.done_s or 0) for a, b in itertools.pairwise(records)]
