@@ -16,17 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
+from artifacts.student import half_width
 from compressors.request import Device, require_device
 from compressors.source import load_model, resolve_config, resolve_folder
 from modeling.registration import register_with_transformers
 
-_CONFIDENCE = 0.95
 _STAGE = "time forward passes"
 
 
@@ -62,7 +61,7 @@ class ForwardTimes:
     def interval(self) -> tuple[float, float]:
         """95 % by Student's t over the pairs' log-ratios (Biometrika 1908)."""
         logs = self._logs
-        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
+        half = half_width(logs)
         return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
     @property

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from artifacts.student import half_width
+
 RESAMPLES = 10_000
 _SEED = 20_260
 
@@ -33,7 +35,7 @@ class MeanInterval:
 
 def student_interval(sample: Sample, confidence: float) -> MeanInterval:
     """Mean plus or minus t(n - 1) s / sqrt(n) (Student, Biometrika 1908). Needs two values."""
-    half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    half = half_width(sample, confidence)
     return MeanInterval("paired_t", float(sample.mean()) - half, float(sample.mean()) + half)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from artifacts.measures import ttft_s
 from artifacts.run import LittlesLaw, RequestRecord, Steadiness, Window
+from artifacts.student import half_width
 
 BATCH = 5
 SURE = 0.99
@@ -54,8 +54,7 @@ def sure_part(differences: Sequence[float], confidence: float = SURE) -> float:
     sample = np.asarray(differences, dtype=np.float64)
     if len(sample) < 2:
         return 0.0
-    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
-    return max(0.0, float(abs(sample.mean()) - half))
+    return max(0.0, float(abs(sample.mean())) - half_width(sample, confidence))
 
 
 def steadiness(records: Sequence[RequestRecord], windows: Sequence[Window]) -> tuple[Steadiness, ...]:

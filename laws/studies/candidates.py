@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 import numpy as np
-from scipy import stats
 
 from artifacts.document import Document
 from artifacts.errors import ConfigError
+from artifacts.student import half_width
 from artifacts.study import CellRecord, SpeedAt
 from laws.studies.records import (
     MEAN_OF_TASKS,
@@ -224,7 +224,7 @@ def _half_width(study: Study, cells: Sequence[CellRecord], name: str) -> float |
     if cells[0].is_dense:
         return 0.0
     if len(values) > 1:
-        return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        return half_width(values)
     if is_accuracy(study, name):
         items = sum(row.items for row in cells[0].accuracies if name in (row.task, MEAN_OF_TASKS))
         return _Z * float(np.sqrt(values[0] * (1 - values[0]) / items))
