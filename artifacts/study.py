@@ -274,6 +274,10 @@ class CellRecord(Coordinates):
     attempts: int = Field(default=1, ge=1)
     started_at: str = Field(description="ISO 8601, UTC")
     wall_s: float
+    processor_s: float | None = Field(
+        default=None,
+        description="of the measuring process and of what it started and saw end; a busy machine adds none",
+    )
     stages_s: dict[str, float] = Field(default_factory=dict, description="what the time went into")
     provenance: Provenance
 
