@@ -101,7 +101,7 @@ def _backend(opened: OpenStudy, workers: int, ray_address: str | None) -> Backen
     if ray_address is not None:
         from prunebench.study.cluster import Cluster
 
-        return Cluster(ray_address, opened.file)
+        return Cluster(ray_address, opened.file, opened.out)
     from prunebench.study.pool import Pool, Rooms
 
     # Memory on a GPU comes back with the process that held it, and the next cell may need all of it.
