@@ -16,6 +16,7 @@ from artifacts.units import format_seconds
 from laws.claims.catalogue import CLAIMS
 from laws.claims.claim import Number, Verdict
 from laws.fits.fit import Parameter
+from laws.fits.held_out import Split
 from laws.forms import LAWS
 from laws.report import figure_as_div
 from laws.studies.comparison import SPLITS, Analysis, analyse
@@ -55,9 +56,13 @@ def render(analysis: Analysis, findings: StudyFindings) -> str:
         counts=counts(findings.verdicts),
         panels=[(name, title, figure_as_div(figure)) for name, title, figure in panels(analysis) if figure],
         laws=LAWS,
-        splits=SPLITS,
+        splits=[split for split in SPLITS if _is_tested(split, findings)],
         plotly_js=get_plotlyjs(),
     )
+
+
+def _is_tested(split: Split, findings: StudyFindings) -> bool:
+    return any(law.error_of(split) is not None for c in findings.comparisons for law in c.laws)
 
 
 def panels(analysis: Analysis) -> Iterator[tuple[str, str, go.Figure | None]]:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from artifacts.errors import ConfigError
+from laws.figures import COLOURS
 from laws.fits.fit import Parameter
 from laws.studies import loss_figures, speed_figures
 from laws.studies.comparison import Analysis
 from laws.studies.findings import StudyFindings, find
-from laws.studies.records import MEAN_OF_TASKS, read_study
+from laws.studies.records import read_study
 from laws.studies.report import (
     counts,
     format_parameter,
@@ -122,9 +123,33 @@ def test_critical_ratios_are_drawn_beside_what_was_seen() -> None:
     assert figure is not None
     by_name = {trace.name: trace for trace in figure.data}
     law, seen = by_name["by the law v1"], by_name["seen"]
-    row = f"random + full<br>{MEAN_OF_TASKS}, 0.8 ×"
+    row = "random + full<br>accuracy, 0.8 ×"
     assert law.x[list(law.y).index(row)] == pytest.approx(0.25, abs=0.03)
     assert seen.x[list(seen.y).index(row)] == pytest.approx(0.23, abs=0.05)
+    rising = seen.x[list(seen.y).index("random<br>wikitext2, 1.25 ×")]
+    assert rising == pytest.approx(0.1 * 0.25 / (1.1**2 * 2**0.5 - 1), abs=0.003), "from the dense model to r = 0.1"
+    recovered = seen.x[list(seen.y).index("obs + full<br>wikitext2, 1.25 ×")]
+    assert recovered == pytest.approx((1.25 / (1 + 1 / 26) ** 0.5) ** 0.5 - 1, abs=0.03)
+
+
+def test_a_method_has_one_colour_on_all_of_a_page() -> None:
+    """The first method has no speeds here, and still is the first."""
+    study = analysed().study
+    cells = tuple(c if c.method == "obs" else c.model_copy(update={"speeds": ()}) for c in study.cells)
+    changed = replace(analysed(), study=replace(study, cells=cells))
+    speeds = speed_figures.ratio_figure(changed, "paper"), speed_figures.quality_adjusted_figure(changed)
+    residuals = loss_figures.residual_figure(changed, "loss", "wikitext2")
+    assert residuals is not None
+    own = [trace for figure in speeds if figure is not None for trace in figure.data]
+    own += [trace for trace in residuals.data if trace.name.startswith("obs")]
+    assert len(own) > 6 and {trace.marker.color or trace.line.color for trace in own} == {COLOURS[1]}
+
+
+def test_a_table_has_columns_for_what_was_tested_only() -> None:
+    one = analysis_of(replace(WORLD, models={"a": GIGA}, modes=(), tasks=()))
+    text = render(one, find(one))
+    assert "<th>another model</th>" in page() and "<th>another model</th>" not in text
+    assert "(held)" not in text and "AIC" in text
 
 
 def test_speeds_have_whiskers_and_a_fitted_line() -> None:

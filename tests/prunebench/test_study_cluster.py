@@ -111,7 +111,13 @@ def on_ray(tmp_path: Path, driver: str, study: Path) -> dict[str, Any]:
     own.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", driver, str(study)],
-        env={**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(own), "RAY_TMPDIR": "/tmp"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "TMPDIR": str(own),
+            "RAY_TMPDIR": "/tmp",
+            "RAY_raylet_start_wait_time_s": "180",
+        },
         capture_output=True,
         text=True,
         check=False,
