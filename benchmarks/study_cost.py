@@ -12,7 +12,10 @@ WORKERS = 2
 
 
 def costs_of(study: Study) -> dict[str, Any]:
-    """Seconds. `wall_s` is what two workers on two idle cores take, cells with a speed one after the other."""
+    """Seconds. `wall_s` is what two workers on two idle cores take, cells with a speed one after the other.
+
+    `by_the_clock` says that cells are load tests, which last as long as they are told to.
+    """
     cells = (*study.cells, *study.failed)
     read = [cell for cell in cells if cell.processor_s is not None]
     each = {cell.cell: work_s(cell, read) for cell in cells}
@@ -20,6 +23,7 @@ def costs_of(study: Study) -> dict[str, Any]:
     total = sum(each.values())
     return {
         "cells": len(cells),
+        "by_the_clock": any(speed.mode == "serving" for cell in cells for speed in cell.speeds),
         "read": len(read),
         "read_s": round(sum(cell.processor_s or 0.0 for cell in read), 1),
         "processor_s": round(total, 1),

@@ -1,8 +1,9 @@
-"""What did a study that was run here find? Verdicts on the papers' claims first, then what they rest on.
+"""What did the studies of the demo model find? Verdicts on the papers' claims first, then what they rest on.
 
-    python benchmarks/study_page.py demo_laws_cpu_202611 [--render-only]
+    python benchmarks/study_page.py [--render-only]
 
-Reads the cells in `benchmarks/STEM/`, fits and judges as `prunebench study report` does, writes STEM.json and the page.
+Reads the committed cells of the study of laws and of the one that serves, fits and judges them together as `prunebench
+study report` does, and writes the raw data and the page.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -25,11 +27,13 @@ from laws.claims.claim import Number
 from laws.claims.evidence import grouped
 from laws.studies.comparison import analyse
 from laws.studies.findings import find
-from laws.studies.records import MEAN_OF_TASKS, Study, accuracy_of, loss_of, method_label, read_study
+from laws.studies.joining import join
+from laws.studies.records import MEAN_OF_TASKS, Study, accuracy_of, loss_of, measured_on, method_label, read_study
 from laws.studies.report import format_number, short_number
 from laws.studies.speeds import speed_points
 
-HERE = Path(__file__).parent
+STEM = Path(__file__).with_name("demo_laws_cpu_202611")
+SERVING = Path(__file__).with_name("demo_serving_cpu_202611")
 UNTESTABLE = "not testable here"
 PICTURES = {
     "loss": "Loss over the dense loss against the ratio, with the law that was least wrong at ratios it had not seen",
@@ -38,32 +42,34 @@ PICTURES = {
     "critical": "Up to which ratio quality is kept: by the laws, and as seen",
     "paper-speed": "Speed of a forward pass",
     "serving-speed": "Speed when served",
+    "load": "Speed-up against the load, darker for larger ratios",
     "adjusted": "Speed-up times the share of accuracy that is kept",
     "residuals": "What two laws leave over",
 }
 
 
 def main() -> None:
-    parser = page_parser(__doc__)
-    parser.add_argument("stem", help="name of the folder of cells in benchmarks/, and of the page")
-    options = parser.parse_args()
-    stem = HERE / options.stem
-    if not options.render_only:
-        write_raw(stem, measured(read_study(stem)))
-    draw_page(stem, render)
+    if not page_parser(__doc__).parse_args().render_only:
+        write_raw(STEM, measured([read_study(STEM), read_study(SERVING)]))
+    draw_page(STEM, render)
 
 
-def measured(study: Study) -> dict[str, Any]:
+def measured(studies: Sequence[Study]) -> dict[str, Any]:
     """All that the page says, from the cells."""
-    found = find(analyse(study)).model_dump(mode="json")
+    together = reduce(join, studies)
     return {
-        "folder": study.folder.name,
-        "findings": found,
-        "values": list(_values(study)),
-        "speeds": list(_speeds(study)),
-        "cost": costs_of(study),
-        "pictures": sorted(path.stem for path in (study.folder / "pictures").glob("*.png")),
+        "studies": [_told(study) for study in studies],
+        "findings": find(analyse(together)).model_dump(mode="json"),
+        "values": list(_values(together)),
+        "speeds": list(_speeds(together)),
+        "pictures": sorted(path.stem for path in (STEM / "pictures").glob("*.png")),
     }
+
+
+def _told(study: Study) -> dict[str, Any]:
+    where = {"folder": study.folder.name, "measured_on": measured_on(study.cells), "failed": len(study.failed)}
+    # The file has the folder's name without the machine and the month.
+    return where | {"file": "-".join(study.folder.name.split("_")[:-2]), "cost": costs_of(study)}
 
 
 def _values(study: Study) -> Iterator[dict[str, Any]]:
@@ -90,36 +96,31 @@ def _speeds(study: Study) -> Iterator[dict[str, Any]]:
 def render(raw: dict[str, Any]) -> str:
     """The page, from the raw data alone."""
     found = raw["findings"]
+    folders = " ".join(f"benchmarks/{study['folder']}" for study in raw["studies"])
     parts = [
-        f"# {found['title']}",
-        _opening(raw),
+        "# The laws of pruning, measured on the demo model",
+        "\n".join(_opening(study) for study in raw["studies"]),
         *_verdicts(found["verdicts"]),
         *_measurements(raw),
         *_laws(found["comparisons"]),
         *_pictures(raw),
-        *_cost(raw["cost"]),
+        "## What it takes",
+        *(_cost(study) for study in raw["studies"]),
         "## Where this comes from",
-        f"Every cell is a file in [`{raw['folder']}/cells`]({raw['folder']}/cells), from which come pages and tables:",
-        f"```\nprunebench study report benchmarks/{raw['folder']} --out report.html\n"
-        f"prunebench study results benchmarks/{raw['folder']} --out tables\n```",
-        f"Measured on: {found['measured_on']}. First cell: {made_with(found['provenance'])}.",
+        "Every cell is a file. Pages and tables are made from them:",
+        f"```\nprunebench study report {folders} --out report.html\n"
+        f"prunebench study results benchmarks/{raw['studies'][0]['folder']} --out tables\n```",
+        f"First cell: {made_with(found['provenance'])}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(raw: dict[str, Any]) -> str:
-    found = raw["findings"]
-    failed = f", {len(found['failed'])} failed" if found["failed"] else ", none failed"
+def _opening(study: dict[str, Any]) -> str:
+    failed = f", {study['failed']} failed" if study["failed"] else ", none failed"
     return (
-        f"{found['cells']} cells measured{failed}: models {', '.join(found['models'])}; methods "
-        f"{', '.join(found['methods'])}. `prunebench study run studies/{_file(raw)}.toml` measured them, on "
-        f"{found['measured_on'].partition(';')[0]}."
+        f"* `prunebench study run studies/{study['file']}.toml`: {study['cost']['cells']} cells in "
+        f"[`{study['folder']}/cells`]({study['folder']}/cells){failed}; {study['measured_on']}."
     )
-
-
-def _file(raw: dict[str, Any]) -> str:
-    """The study's file, by its folder's name, which ends with the machine and the month."""
-    return "-".join(str(raw["folder"]).split("_")[:-2])
 
 
 def _verdicts(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -246,21 +247,23 @@ def _pictures(raw: dict[str, Any]) -> Iterator[str]:
         )
     for name, caption in PICTURES.items():
         if name in raw["pictures"]:
-            yield f"{caption}:\n\n![{caption}]({raw['folder']}/pictures/{name}.png)"
+            yield f"{caption}:\n\n![{caption}]({STEM.name}/pictures/{name}.png)"
 
 
-def _cost(cost: dict[str, Any]) -> Iterator[str]:
-    yield "## What it takes"
+def _cost(study: dict[str, Any]) -> str:
+    cost = study["cost"]
+    if cost["by_the_clock"]:
+        return f"`{study['file']}`: {format_seconds(cost['recorded_wall_s'])} of load tests, alone on the machine."
     read = f"{cost['read']} of {cost['cells']} cells recorded processor time, in all {format_seconds(cost['read_s'])}"
     if cost["read"] < cost["cells"]:
         read += (
             f"; for each of the others it is taken from a cell of the same size and as much training that did, the "
             f"costliest there is. That makes at most {format_seconds(cost['processor_s'])}"
         )
-    yield (
-        f"{read}. Cells whose speed is measured run alone, the others share two cores: two idle ones do it all in "
-        f"about **{format_seconds(cost['wall_s'])}**. It was not run in one go on an idle machine. Wall times "
-        f"in the records, {format_seconds(cost['recorded_wall_s'])} in all, hold pauses and other programs' work."
+    return (
+        f"`{study['file']}`: {read}. Cells whose speed is measured run alone, the others share two cores; two idle "
+        f"ones do all in about **{format_seconds(cost['wall_s'])}**. It was not run in one go on an idle machine. Wall "
+        f"times in the records, {format_seconds(cost['recorded_wall_s'])} in all, hold pauses and other programs' work."
     )
 
 

@@ -1,8 +1,8 @@
-"""What do a study's panels look like? Draws them as pictures for its page, with a Chromium that is there.
+"""What do the panels of the demo model's studies look like? Draws them for their page, with a Chromium that is there.
 
-    python benchmarks/study_pictures.py demo_laws_cpu_202611 [--chromium /usr/bin/chromium]
+    python benchmarks/study_pictures.py [--chromium /usr/bin/chromium]
 
-Writes `benchmarks/STEM/pictures/PANEL.png`; `study_page.py` shows those there are.
+Writes `pictures/PANEL.png` beside the cells; `study_page.py` shows those there are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import plotly.graph_objects as go
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.study_page import SERVING, STEM
 from laws.studies.comparison import analyse
-from laws.studies.records import read_study
+from laws.studies.joining import read_studies
 from laws.studies.report import panels
 
 WIDTH, HEIGHT = 860, 430
@@ -30,13 +31,11 @@ _FLAGS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stem", help="name of the folder of cells in benchmarks/")
     parser.add_argument("--chromium", default="chromium")
     options = parser.parse_args()
-    folder = Path(__file__).parent / options.stem
-    out = folder / "pictures"
+    out = STEM / "pictures"
     out.mkdir(exist_ok=True)
-    for name, _, figure in panels(analyse(read_study(folder))):
+    for name, _, figure in panels(analyse(read_studies([STEM, SERVING]))):
         if figure is not None:
             _draw(figure, out / f"{_plain(name)}.png", options.chromium)
 

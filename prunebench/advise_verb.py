@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="STUDY", help="Folder that `study run` wrote, or the file it was run from.")
 ]
+StudyFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="STUDY...", help="Folders that `study run` wrote, or the files they were run from."),
+]
 
 
 def advise(
-    studies: Annotated[
-        list[Path],
-        typer.Argument(metavar="STUDY...", help="Folders that `study run` wrote, or the files they were run from."),
-    ],
+    studies: StudyFolders,
     slo: Annotated[str | None, typer.Option(help="Limits as ttft_p95<500ms,tpot_p95<50ms, or a preset.")] = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second to be served.")] = None,
     max_loss: Annotated[

@@ -12,47 +12,42 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import study_page
 from benchmarks.pages import read_raw
 from benchmarks.study_cost import costs_of, work_s
+from benchmarks.study_page import PICTURES, SERVING, STEM, measured, render
 from laws.claims.claim import Verdict
-from laws.studies.comparison import analyse
-from laws.studies.findings import find
 from laws.studies.records import Study, read_study
 from prunebench.study.results import write_results
 from tests.laws.synthetic import World, study_of
 
-LAWS = study_page.HERE / "demo_laws_cpu_202611"
-SERVING = study_page.HERE / "demo_serving_cpu_202611"
-STUDIES = (LAWS, SERVING)
-
 
 @pytest.fixture(scope="module")
 def laws() -> Study:
-    return read_study(LAWS)
+    return read_study(STEM)
 
 
-@pytest.mark.parametrize("stem", STUDIES, ids=lambda stem: stem.name)
-def test_a_page_is_drawn_from_its_raw_data(stem: Path) -> None:
-    assert stem.with_suffix(".md").read_text(encoding="utf-8") == study_page.render(read_raw(stem))
+def test_the_page_is_drawn_from_its_raw_data() -> None:
+    assert STEM.with_suffix(".md").read_text(encoding="utf-8") == render(read_raw(STEM))
 
 
-@pytest.mark.parametrize("stem", STUDIES, ids=lambda stem: stem.name)
-def test_raw_data_are_the_cells(stem: Path) -> None:
+def test_raw_data_are_the_cells(laws: Study) -> None:
     """What is counted and averaged, to the last; what is fitted, to what another processor may round."""
-    study, raw = read_study(stem), read_raw(stem)
-    now = {
-        "values": list(study_page._values(study)),
-        "speeds": list(study_page._speeds(study)),
-        "cost": costs_of(study),
-    }
-    assert {name: raw[name] for name in now} == now
-    told = [Verdict.parse(verdict, "a verdict") for verdict in raw["findings"]["verdicts"]]
-    found = find(analyse(study)).verdicts
-    assert [(v.claim, v.scope, v.verdict) for v in told] == [(v.claim, v.scope, v.verdict) for v in found]
-    assert [v.cells for v in told] == [v.cells for v in found]
+    raw, now = read_raw(STEM), measured([laws, read_study(SERVING)])
+    assert {name: raw[name] for name in now if name != "findings"} == {n: now[n] for n in now if n != "findings"}
+    told, found = (
+        [Verdict.parse(verdict, "a verdict") for verdict in each["findings"]["verdicts"]] for each in (raw, now)
+    )
+    assert [(v.claim, v.scope, v.verdict, v.cells) for v in told] == [
+        (v.claim, v.scope, v.verdict, v.cells) for v in found
+    ]
     values = [[number.value for v in each for number in v.numbers] for each in (told, found)]
     assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+def test_speeds_are_of_both_kinds_and_every_picture_is_shown() -> None:
+    raw = read_raw(STEM)
+    assert {row["mode"] for row in raw["speeds"]} == {"paper", "serving"}
+    assert set(raw["pictures"]) == set(PICTURES)
 
 
 def test_the_study_of_laws_is_whole(laws: Study) -> None:

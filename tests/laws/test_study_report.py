@@ -197,13 +197,13 @@ def test_residuals_of_the_true_law_are_noise() -> None:
 
 def test_the_report_is_written_with_its_numbers(tmp_path: Path) -> None:
     folder = write_study(replace(WORLD, methods=("random",), ratios=(0.3, 0.6)), tmp_path / "small.study")
-    printed = write_study_report(folder, tmp_path / "out.html")
+    printed = write_study_report([folder], tmp_path / "out.html")
     stored = StudyFindings.load(tmp_path / "out.json")
     assert printed["verdicts"] == counts(stored.verdicts)
     assert stored.cells == len(read_study(folder).cells) and stored.title == "small"
     assert json.loads((tmp_path / "out.json").read_text())["schema_version"] == 1
     with pytest.raises(ConfigError, match="is a folder"):
-        write_study_report(folder, tmp_path)
+        write_study_report([folder], tmp_path)
 
 
 def test_failed_cells_are_on_the_page() -> None:
