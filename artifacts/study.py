@@ -165,9 +165,7 @@ class StudyFile(Document):
     speeds: tuple[Speed, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_cell: float = Field(default=0, ge=0, description="reserved for each cell on a cluster")
-    cell_timeout_s: float | None = Field(
-        default=None, gt=0, description="a cell that takes longer has failed; on one machine"
-    )
+    cell_timeout_s: float | None = Field(default=None, gt=0, description="a cell that takes longer has failed")
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
@@ -274,7 +272,12 @@ class CellRecord(Coordinates):
     attempts: int = Field(default=1, ge=1)
     started_at: str = Field(description="ISO 8601, UTC")
     wall_s: float
+    processor_s: float | None = Field(
+        default=None,
+        description="of the measuring process and of what it started and saw end; a busy machine adds none",
+    )
     stages_s: dict[str, float] = Field(default_factory=dict, description="what the time went into")
+    raw: str | None = Field(default=None, description="below the study's folder: the load tests' own files, if any")
     provenance: Provenance
 
     @model_validator(mode="after")
