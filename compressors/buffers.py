@@ -57,7 +57,8 @@ class Workload:
 
     `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
     `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
-    single weights become zero, `remembered` how many float32 values of each token that takes beside the stream.
+    single weights become zero, `drawn` how many steps learn masks and how many tokens a step's masks run
+    through together, `remembered` how many float32 values of each token that takes beside the stream.
     """
 
     tokens: int
@@ -77,6 +78,7 @@ class Workload:
     resident_bytes: int = 0
     level_bytes: int = 0
     masks: bool = False
+    drawn: tuple[int, int] = (0, 0)
     remembered: int = 0
 
     @property
@@ -289,6 +291,24 @@ def _total(purposes: Purposes) -> int:
     return sum(purposes.values())
 
 
+def _masks(workload: Workload) -> Purposes:
+    """`masked_loss`: the model, the text in front of it, and what a step's masks run through, before and behind a half
+    layer; before that the dense model is ranked. A masked consumer's input stands beside what it was."""
+    _, drawn = workload.drawn
+    ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
+    states = drawn * workload.hidden * _FLOAT32
+    tokens = min(drawn, logit_tokens(workload.vocabulary))
+    masked = min(drawn, workload.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
+    steps: Purposes = {
+        "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
+        "hidden states of drawn masks": 2 * states,
+        "intermediate values": workload.forward_bytes + 2 * masked,
+        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * _FLOAT32,
+    }
+    most: Purposes = max((ranking, steps), key=_total)
+    return {"the model": workload.resident_bytes, **most}
+
+
 _SURVEYS = {
     "none": _nothing,
     "influence": _influence,
@@ -296,4 +316,5 @@ _SURVEYS = {
     "basis": _basis,
     "rankings": _rankings,
     "levels": _levels,
+    "masks": _masks,
 }

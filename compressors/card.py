@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -66,10 +67,12 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
 
 
 def _operations(workload: Workload, block_elements: int) -> float:
-    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving."""
+    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving;
+    the drawn masks' passes."""
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
-    return forward * (1 + workload.products)
+    learning = 2.0 * block_elements * prod(workload.drawn)
+    return forward * (1 + workload.products) + learning
 
 
 def _operations_per_s() -> float:

@@ -8,9 +8,11 @@ from compressors.methods import (
     flap,
     greedy_depth,
     hidden_slice,
+    layer_chop,
     magnitude,
     modegpt_mlp,
     obs,
+    policy_gradient,
     prunenet,
     random_units,
     sparsegpt,
@@ -25,8 +27,8 @@ from compressors.registry import Registry
 REGISTRY = Registry(
     module.METHOD
     for module in (
-        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
-        *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
+        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, policy_gradient),
+        *(block_influence, greedy_depth, evolutionary_depth, layer_chop, hidden_slice),
         *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

@@ -177,18 +177,18 @@ def _candidate(
 ) -> Candidate:
     rows = {row.quantity: row for row in _rows(study, cells[0], level)}
     headline = next(row for row in rows.values() if row.quantity == speaking_quantity(row))
-    scale = _scale(study, key[0], reference[0], level)
+    scale = _scale(study, key.model, reference[0], level)
     quality = fmean(pair[0] for cell in cells if (pair := quality_of(cell, name)))
     sign = -1 if is_accuracy(study, name) else 1
     half = _half_width(study, cells, name)
     rise = sign * (quality - reference[1])
     return Candidate(
         name=variant_name(key),
-        model=key[0],
-        method=key[1],
-        ratio=key[2],
-        recovery=key[5],
-        recovery_tokens=key[6],
+        model=key.model,
+        method=key.method,
+        ratio=key.ratio,
+        recovery=key.recovery,
+        recovery_tokens=key.recovery_tokens,
         params=cells[0].params,
         quality=quality,
         rise=rise,

@@ -137,9 +137,9 @@ def recovery_figure(analysis: Analysis, name: str) -> go.Figure | None:
     drawn = False
     for place, (method, cells) in enumerate(grouped(pruned, method_label).items()):
         gains = gains_of(cells, name)
-        budgets = sorted({(key[5], key[6]) for key in gains})
+        budgets = sorted({(key.recovery, key.recovery_tokens) for key in gains})
         for number, (recovery, tokens) in enumerate(budgets):
-            by_ratio = grouped([k for k in gains if k[5:] == (recovery, tokens)], lambda key: key[2])
+            by_ratio = grouped([k for k in gains if k[-2:] == (recovery, tokens)], lambda key: key.ratio)
             means = {r: fmean(gain for key in keys for gain in gains[key]) for r, keys in sorted(by_ratio.items())}
             drawn = True
             figure.add_scatter(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from artifacts.errors import ConfigError
 from artifacts.study import NO_RECOVERY, CellRecord, SpeedAt, StudyFile, load_cells
@@ -22,10 +23,32 @@ MEAN_OF_TASKS = "mean of all tasks"
 _SUFFIX = ".study"
 _DATA_FREE = ("random", "magnitude", "prunenet")
 
-VariantKey = tuple[str, str, float, str, str, str, int]
-ShapeKey = tuple[str, str, float, str, str]
 Footprint = tuple[str, int, tuple[float, ...]]
 _UNIFORM = "uniform"
+
+
+class ShapeKey(NamedTuple):
+    """Cells that differ in training and seed alone have one."""
+
+    model: str
+    method: str
+    ratio: float
+    allocation: str
+    repair: str
+    calibration: str
+
+
+class VariantKey(NamedTuple):
+    """Cells that differ in the seed alone have one."""
+
+    model: str
+    method: str
+    ratio: float
+    allocation: str
+    repair: str
+    calibration: str
+    recovery: str
+    recovery_tokens: int
 
 
 @dataclass(frozen=True)
@@ -133,11 +156,11 @@ def on_hardware(study: Study, name: str | None) -> Study:
 
 
 def variant_key(cell: CellRecord) -> VariantKey:
-    return (*shape_key(cell), cell.recovery, cell.recovery_tokens)
+    return VariantKey(*shape_key(cell), cell.recovery, cell.recovery_tokens)
 
 
 def shape_key(cell: CellRecord) -> ShapeKey:
-    return cell.model, cell.method, cell.ratio, cell.allocation, cell.repair
+    return ShapeKey(cell.model, cell.method, cell.ratio, cell.allocation, cell.repair, cell.calibration or "")
 
 
 def footprint_of(cell: CellRecord) -> Footprint | None:
@@ -152,16 +175,17 @@ def footprint_of(cell: CellRecord) -> Footprint | None:
 
 
 def method_label(cell: CellRecord) -> str:
-    """The method, with its allocation and repair where they are not the plain ones."""
+    """The method, with its allocation and repair where they are not the plain ones, and its text of several."""
     extras = [x for x, plain in ((cell.allocation, _UNIFORM), (cell.repair, "none")) if x != plain]
+    extras += [f"calibrated on {cell.calibration}"] if cell.calibration else []
     return f"{cell.method} ({', '.join(extras)})" if extras else cell.method
 
 
 def variant_name(key: VariantKey) -> str:
     """`qwen random 0.3, lora 5 M`, for people."""
-    model, method, ratio, _, _, recovery, tokens = key
-    name = model if ratio == 0 and method == "dense" else f"{model} {method} {ratio:g}"
-    return name if recovery == NO_RECOVERY else f"{name}, {recovery} {tokens / 1e6:g} M tokens"
+    name = key.model if key.ratio == 0 and key.method == "dense" else f"{key.model} {key.method} {key.ratio:g}"
+    name += f" calibrated on {key.calibration}" if key.calibration else ""
+    return name if key.recovery == NO_RECOVERY else f"{name}, {key.recovery} {key.recovery_tokens / 1e6:g} M tokens"
 
 
 def accuracy_of(cell: CellRecord, task: str) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ from laws.fits.held_out import Split
 from laws.forms import LAWS
 from laws.report import figure_as_div
 from laws.studies.comparison import SPLITS, Analysis, analyse
+from laws.studies.divergence_figure import divergence_figure
 from laws.studies.findings import StudyFindings, find
 from laws.studies.joining import read_studies
 from laws.studies.loss_figures import critical_figure, recovery_figure, residual_figure, value_figure
@@ -71,6 +72,7 @@ def panels(analysis: Analysis) -> Iterator[tuple[str, str, go.Figure | None]]:
     study = analysis.study
     for name in study.loss_sets:
         yield f"loss-{name}", f"Loss against ratio: {name}", value_figure(analysis, "loss", name)
+        yield f"divergence-{name}", f"Divergence against ratio: {name}", divergence_figure(analysis, name)
     if study.tasks:
         figure = value_figure(analysis, "accuracy", MEAN_OF_TASKS)
         yield "accuracy", f"Accuracy against ratio: {MEAN_OF_TASKS}", figure

@@ -22,8 +22,9 @@ SQLITE_NAME = "results.sqlite"
 TABLE = "results"
 
 _TEXT, _WHOLE, _REAL = (pa.string(), "TEXT"), (pa.int64(), "INTEGER"), (pa.float64(), "REAL")
+_OF_CELL = ("cell", "model", "method", "allocation", "repair", "calibration", "recovery", "status", "error")
 COLUMNS = {
-    **dict.fromkeys(("cell", "model", "method", "allocation", "repair", "recovery", "status", "error"), _TEXT),
+    **dict.fromkeys(_OF_CELL, _TEXT),
     "ratio": _REAL,
     "recovery_tokens": _WHOLE,
     "seed": _WHOLE,
@@ -31,7 +32,6 @@ COLUMNS = {
     **dict.fromkeys(("value", "base_value", "low", "high"), _REAL),
     "n": _WHOLE,
 }
-_OF_CELL = ("cell", "model", "method", "allocation", "repair", "recovery", "status", "error")
 _NUMBERS_OF_CELL = ("ratio", "recovery_tokens", "seed")
 
 
