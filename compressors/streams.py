@@ -43,11 +43,15 @@ class HiddenStates:
         """`widest` is the most elements per token that a half layer computes at once: its FFN width."""
         self.states = states
         self.arguments = arguments
+        self.guides: dict[int, Tensor] = {}
         self._device = device
         self._windows = max(1, piece_tokens(widest) // states.shape[1])
 
     def move(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
-        if layer.has(unit):
+        """Behind a half layer; behind the FFNs of blocks in `guides` the stream is what stands there."""
+        if unit == "ffn" and index in self.guides:
+            self.states.copy_(self.guides[index])
+        elif layer.has(unit):
             for piece in self.pieces():
                 self.states[piece] = layer.run(unit, self.at(piece), self.arguments[index]).to("cpu")
 
@@ -82,12 +86,17 @@ class Streams:
         basis: Tensor | None = None,
     ) -> None:
         """`basis` [D, k] makes the pruned stream one of k directions of the dense one."""
+        self.folder = folder
         embedded, arguments = model.embed(windows), model.arguments(windows.shape[1])
         rest = (arguments, model.device, _widest(model))
         narrow = embedded if basis is None else embedded @ basis.cpu()
         self.pruned = HiddenStates(_placed(narrow, folder, "pruned"), *rest)
         self.dense = HiddenStates(_placed(embedded.clone(), folder, "dense"), *rest) if keep_dense else None
         self._basis = basis
+
+    def copy(self, name: str, stream: HiddenStates) -> Tensor:
+        """What a stream is now, placed where the streams are."""
+        return _placed(stream.states.clone() if self.folder is None else stream.states, self.folder, name)
 
     def observe(
         self, index: int, layer: LayerView, unit: WidthUnit, dense_layer: LayerView | None = None
@@ -107,7 +116,7 @@ class Streams:
             before = self.pruned.at(piece)
             with captured_input(consumer) as inputs:
                 layer.run(unit, before, self.pruned.arguments[index])
-            wanted = None if self.dense is None else self._target(piece) - before - _bias(consumer)
+            wanted = None if self.dense is None else self._target(piece) - before - output_bias(consumer)
             statistics.add(inputs.value, wanted)
         return statistics
 
@@ -187,5 +196,6 @@ def _widest(model: BlockModel) -> int:
     return int(model.config.intermediate_size)
 
 
-def _bias(linear: nn.Linear) -> Tensor | float:
+def output_bias(linear: nn.Linear) -> Tensor | float:
+    """What it adds to every output."""
     return 0.0 if linear.bias is None else linear.bias

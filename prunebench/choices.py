@@ -38,6 +38,7 @@ class Method(StrEnum):
     wanda = "wanda"
     sparsegpt = "sparsegpt"
     sparsellm = "sparsellm"
+    sparsellm_structured = "sparsellm_structured"
 
 
 class Allocation(StrEnum):

@@ -15,6 +15,7 @@ from compressors.methods import (
     random_units,
     sparsegpt,
     sparsellm,
+    sparsellm_structured,
     taylor,
     wanda,
     wanda_sp,
@@ -25,7 +26,7 @@ from compressors.registry import Registry
 REGISTRY = Registry(
     module.METHOD
     for module in (
-        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
+        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, sparsellm_structured),
         *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
         *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
