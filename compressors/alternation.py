@@ -140,7 +140,7 @@ class Alternation:
         """The chain with its zeros. Raises CompressionError if activations are not finite."""
         self._inputs, hidden = self._dense_sums()
         start = chain = self._started(hidden)
-        left = self._objective
+        left = self._objective / self._settings.penalties.consumer
         for _ in range(self._settings.epochs - 1):
             chain = self._refitted(chain, *self._updated(chain))
         if not self._settings.finish:

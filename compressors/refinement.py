@@ -50,8 +50,7 @@ class Refined:
 
 def half_evidence(index: int, layer: LayerView, unit: WidthUnit, count: int, streams: Streams) -> HalfEvidence:
     """On streams whose dense one is behind the half, the pruned one in front of it."""
-    assert streams.dense is not None
-    dense, pruned, consumer = streams.dense, streams.pruned, layer.group(unit).consumer
+    pruned, target, consumer = streams.pruned, streams.target(index, unit), layer.group(unit).consumer
     windows, length, hidden = pruned.states.shape
 
     def pieces() -> Iterator[tuple[slice, Tensor]]:
@@ -68,7 +67,7 @@ def half_evidence(index: int, layer: LayerView, unit: WidthUnit, count: int, str
 
     def wanted(tokens: slice) -> Tensor:
         behind, before = (
-            states.states.view(-1, hidden)[tokens].to(consumer.weight.device) for states in (dense, pruned)
+            states.view(-1, hidden)[tokens].to(consumer.weight.device) for states in (target, pruned.states)
         )
         return behind - before - output_bias(consumer)
 

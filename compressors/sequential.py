@@ -30,7 +30,8 @@ class PruningJob:
     """Everything that decides the plan besides the model and the calibration windows.
 
     `rankings` by (layer, unit) stand in for the method's own where they were made beforehand, as gradient methods do.
-    `dtype` is what repaired weights are rounded to, so that later layers see what will be stored.
+    `dtype` is what repaired weights are rounded to, so that later layers see what will be stored. `together` blocks in
+    a row are cut for what they output together (see `together`).
     """
 
     method: Method

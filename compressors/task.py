@@ -29,6 +29,7 @@ from compressors.request import (
     BudgetKind,
     CompressionRequest,
     require_device,
+    require_together,
     resolve_allocation,
     resolve_method,
     resolve_pattern,
@@ -87,6 +88,7 @@ def resolve_task(request: CompressionRequest) -> Task:
     """Raises ConfigError, CheckpointError or UnsupportedModel for everything that can be refused this early."""
     method, units = resolve_method(request)
     repair = resolve_repair(request, method)
+    require_together(request, method, repair)
     allocator, kind = resolve_allocation(request, method)
     pattern = resolve_pattern(request, method)
     require_device(request.device)
@@ -149,6 +151,7 @@ def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
         repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
+        together=task.request.together,
     )
 
 
@@ -172,7 +175,7 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
     looks = windows is not None and (job.wants_streams or task.method.masks)
-    remembers = looks and task.method.mask_ffn is not None
+    alternates = task.method.mask_ffn is not None or (task.method.refine is not None and job.refines)
     survey = task.method.survey if task.target is None else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
@@ -193,7 +196,8 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence") else 0,
         level_bytes=_level_bytes(task),
         masks=task.method.masks,
-        remembered=remembers * (2 * config["intermediate_size"] + config["hidden_size"]),
+        remembered=looks * alternates * (2 * config["intermediate_size"] + config["hidden_size"]),
+        together=min(task.request.together, layers),
     )
 
 

@@ -7,9 +7,10 @@ FFN. With t_0 the stream in front of the group, t_k the dense one behind it and 
 
     sum_l  w_l ||t_l - B_l(t_(l-1))||^2,   w_k = 1, w_l = `reach` before it,
 
-is lowered by turns: each t_l goes downhill from where it is, the last first, and every block is cut and refitted anew
-towards its new t_l, on what the blocks before it really give. A round whose group ends nearer to t_k is kept, the first
-that does not is the last; so at its end a group is never further from the dense stream than blocks cut one at a time.
+is lowered by turns: each t_l, the last first, goes downhill from what its block gives now, and every block is cut and
+refitted anew towards its new t_l, on what the blocks before it really give. A round whose group ends nearer to t_k is
+kept, the first that does not is the last; so at its end a group is never further from the dense stream than blocks
+that were cut one at a time. Attention halves keep their dense targets.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Rounds:
 
     most: int = 3
     steps: int = 4
-    reach: float = 0.25
+    reach: float = 1.0
 
 
 ROUNDS = Rounds()
@@ -102,23 +103,21 @@ class _Group:
         assert streams.dense is not None
         self._model, self._group, self._job, self._streams = model, group, job, streams
         self._pruned, self._dense = streams.pruned, streams.dense
-        self._fronts = streams.copy("front-pruned", self._pruned), streams.copy("front-dense", self._dense)
-        self._targets: dict[int, Tensor] = {}
+        self._fronts = tuple(
+            streams.place(f"front-{number}", stream.states) for number, stream in enumerate((self._pruned, self._dense))
+        )
 
     def into(self, sink: BlockSink) -> list[LayerPlan]:
         """Hands the group's blocks to the sink and moves the streams behind it."""
         best = self._attempt(0)
         for number in range(1, ROUNDS.most + 1):
-            self._move_targets(best)
-            self._dense.guides = {index: self._targets[index] for index in self._group}
+            self._streams.guides = self._targets(best)
             tried = self._attempt(number)
             if tried.error >= best.error:
                 break
             best = tried
-        self._dense.guides = {}
-        last = self._group[-1]
-        self._pruned.states.copy_(best.behind[last])
-        self._dense.states.copy_(self._targets[last])
+        self._streams.guides = {}
+        self._pruned.states.copy_(best.behind[self._group[-1]])
         for index, layer in best.layers.items():
             sink.keep(index, layer, best.plans[index])
         return [best.plans[index] for index in self._group]
@@ -130,22 +129,22 @@ class _Group:
         attempt = _Attempt()
         for index in self._group:
             attempt.plans[index] = prune_block(self._model, index, self._job, self._streams, attempt)
-            attempt.behind[index] = self._streams.copy(f"behind-{index}-{number % 2}", self._pruned)
-            if number == 0:
-                self._targets[index] = self._streams.copy(f"target-{index}", self._dense)
-        goal = self._targets[self._group[-1]]
+            attempt.behind[index] = self._streams.place(f"behind-{index}-{number % 2}", self._pruned.states)
         for piece in self._pruned.pieces():
-            attempt.error += float((self._pruned.states[piece] - goal[piece]).double().square().sum())
+            attempt.error += float((self._pruned.states[piece] - self._dense.states[piece]).double().square().sum())
         return attempt
 
-    def _move_targets(self, best: _Attempt) -> None:
+    def _targets(self, best: _Attempt) -> dict[int, Tensor]:
+        """New streams behind all blocks but the last, where the dense stream, which is there now, stays the target."""
+        goal, targets = self._dense.states, {}
         for index in reversed(self._group[:-1]):
             block = self._block(best.layers.get(index + 1), index + 1)
-            target, device = self._targets[index], self._model.device
+            target = self._streams.place(f"target-{index}", best.behind[index])
             for piece in self._pruned.pieces():
-                streams = (target, best.behind[index], self._targets[index + 1])
-                now, given, goal = (states[piece].to(device) for states in streams)
-                target[piece] = lowered(now, given, goal, block, ROUNDS).to(target.device)
+                given, ahead = (states[piece].to(self._model.device) for states in (best.behind[index], goal))
+                target[piece] = lowered(given, ahead, block, ROUNDS).to(target.device)
+            goal = targets[index] = target
+        return targets
 
     def _block(self, layer: LayerView | None, index: int) -> Callable[[Tensor], Tensor]:
         def run(states: Tensor) -> Tensor:
@@ -157,12 +156,14 @@ class _Group:
         return run
 
 
-def lowered(target: Tensor, given: Tensor, goal: Tensor, block: Callable[[Tensor], Tensor], rounds: Rounds) -> Tensor:
-    """A stream [windows, tokens, hidden] with no window where reach ||t - given||^2 + ||goal - block(t)||^2 is higher.
+def lowered(given: Tensor, goal: Tensor, block: Callable[[Tensor], Tensor], rounds: Rounds) -> Tensor:
+    """A stream t [windows, tokens, hidden] near `given`, from where a block comes nearer to `goal`: in no window is
+    reach ||t - given||^2 + ||goal - block(t)||^2 higher than at `given`.
 
     Downhill by the gradient, as far as would be exact if the block only passed its input on; where that leads uphill,
     a quarter as far. Windows do not know of each other, so each has a step of its own.
     """
+    target = given
     least, slope = _cost(target, given, goal, block, rounds.reach)
     scale = torch.ones_like(least)
     for _ in range(rounds.steps):

@@ -158,6 +158,16 @@ MapStates = Annotated[
     typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
 ]
 
+Together = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        help="Prune K blocks in a row for what they output together. Holds 2K+2 blocks, and beside the two streams "
+        "3K+2 more of calibration tokens x hidden size x 4 bytes (--map-states: in files); takes up to four times as "
+        "long. For width methods with ridge repair.",
+    ),
+]
+
 
 def chosen_repair(compensate: bool | None, repair: RepairName | None) -> Repair | None:
     """What the two options together say; None leaves it to the method. Raises ConfigError if they contradict."""

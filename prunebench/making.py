@@ -24,6 +24,7 @@ from prunebench.choices import (
     RecoveryMethod,
     RepairOption,
     Steps,
+    Together,
     Trainable,
     UnitNames,
     chosen_repair,
@@ -52,6 +53,7 @@ def compress(
     latency_table: LatencyTable = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: MapStates = False,
+    together: Together = 1,
     then: Steps = None,
 ) -> None:
     """Write a pruned variant of MODEL, verified by reloading it in a fresh process.
@@ -82,6 +84,7 @@ def compress(
         latency_table=latency_table,
         device=device.value,
         map_states=map_states,
+        together=together,
     )
     with show_progress() as progress:
         steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]

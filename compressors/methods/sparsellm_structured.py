@@ -1,11 +1,11 @@
 """SparseLLM in structured form: whole FFN channels and KV groups go, while the values inside an FFN are solved for.
 
 `obs` ranks, as searches over widths need it. Of what is written its units are only the beginning: the alternation of
-`sparsellm` goes on from there, with whole columns of the down projection as the zeros and without any in gate and up,
-towards what leads back to the dense stream. Each round eliminates anew from all units, on the values that stand for the
-activations, so that a unit that went may come back. At the end the down projection is chosen and fitted on what gate and
-up really give, if that is the better one; and if `obs` with its repair would have left less, that is taken instead. Of
-attention the output projection alone is free, so its rounds only choose again.
+`sparsellm` goes on from there, with whole columns of the down projection as the zeros and none in gate and up, towards
+what leads back to the dense stream. Each round eliminates anew from all units, on the values that stand for the
+activations, so that a unit that went may come back. At the end the down projection is chosen and fitted on what gate
+and up really give, if that is the better one; and if `obs` with its repair would have left less, that is taken instead.
+Of attention the output projection alone is free, so its rounds only choose again.
 
 Deviations from the published form, beside those of `sparsellm`: a misfit of gate and up counts a tenth of the others,
 so that the values move further a round; fits are damped as every repair here, by columns per token.
