@@ -20,6 +20,7 @@ from compressors.arch import UnitGroup
 from compressors.depth import DepthEvidence
 from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.plan import Allocation, Ranking
+from compressors.refinement import HalfEvidence, Refined
 from compressors.statistics import ConsumerStatistics
 
 # What a width method wants to know beside the weights. Each includes what stands before it:
@@ -59,6 +60,7 @@ WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, DepthEvidence], Allocation]
 BasisFinder = Callable[[Any, Iterator[Tensor]], Tensor]
 MatrixMasker = Callable[[Any, MatrixEvidence], tuple[Tensor, ...]]
+HalfRefiner = Callable[[Any, HalfEvidence], Refined]
 FfnMasker = Callable[[Any, FfnEvidence], tuple[Tensor, ...]]
 
 
@@ -86,6 +88,7 @@ class Method:
     mask_matrices: MatrixMasker | None = None
     mask_ffn: FfnMasker | None = None
     learns: bool = False
+    refine: HalfRefiner | None = None
     survey: Survey = "none"
     candidates: int | None = None
 

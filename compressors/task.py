@@ -30,6 +30,7 @@ from compressors.request import (
     BudgetKind,
     CompressionRequest,
     require_device,
+    require_together,
     resolve_allocation,
     resolve_method,
     resolve_pattern,
@@ -88,6 +89,7 @@ def resolve_task(request: CompressionRequest) -> Task:
     """Raises ConfigError, CheckpointError or UnsupportedModel for everything that can be refused this early."""
     method, units = resolve_method(request)
     repair = resolve_repair(request, method, units)
+    require_together(request, method, repair)
     allocator, kind = resolve_allocation(request, method, units)
     pattern = resolve_pattern(request, method)
     require_device(request.device)
@@ -150,6 +152,7 @@ def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
         repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
+        together=task.request.together,
     )
 
 
@@ -173,7 +176,7 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
     looks = windows is not None and (job.wants_streams or task.method.masks)
-    remembers = looks and task.method.mask_ffn is not None
+    alternates = task.method.mask_ffn is not None or (task.method.refine is not None and job.refines)
     survey = task.method.survey if task.target is None or task.method.learns else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
@@ -195,7 +198,8 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         level_bytes=_level_bytes(task),
         masks=task.method.masks,
         drawn=(0, 0) if windows is None else _drawn(task.method, windows),
-        remembered=remembers * (2 * config["intermediate_size"] + config["hidden_size"]),
+        remembered=looks * alternates * (2 * config["intermediate_size"] + config["hidden_size"]),
+        together=min(task.request.together, layers),
     )
 
 
