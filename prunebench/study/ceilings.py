@@ -12,7 +12,7 @@ from typing import Literal
 
 from artifacts.hardware import Hardware
 from artifacts.traffic import Level, Workload
-from compressors.source import resolve_config
+from compressors.source import is_tied, resolve_config
 from laws.ceiling import mean_context_tokens
 from laws.hardware import measure_cpu
 from laws.roofline import decode_ceiling
@@ -56,7 +56,7 @@ def read_bytes(checkpoint: Checkpoint) -> int:
     """What a decode step reads of them."""
     config = resolve_config(checkpoint.folder)
     embedding = int(config["vocab_size"]) * int(config["hidden_size"]) * _element_bytes(checkpoint)
-    return held_bytes(checkpoint) - (0 if config["tie_word_embeddings"] else embedding)
+    return held_bytes(checkpoint) - (0 if is_tied(config) else embedding)
 
 
 def roofline_row(

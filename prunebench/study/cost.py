@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from artifacts.document import Document
+from artifacts.lengths import mean_tokens
 from artifacts.study import DEMO, CellRecord, PaperSpeed, ServingSpeed, StudyModel
 from prunebench.study.plan import CellPlan, same_engines
 
@@ -28,6 +29,7 @@ _QUESTIONS, _QUESTION_TOKENS = 1000, 400
 _TRAINING, _TEACHING, _CALIBRATING = 3, 4, 4
 _ARMS = 3
 _BOOTSTRAP_S = 15.0
+_TOKEN_S = 0.01
 
 
 class CellCost(Document):
@@ -108,7 +110,9 @@ def assumed_s(plan: CellPlan, params: int) -> dict[str, float]:
 
 
 def _levels_s(speed: ServingSpeed) -> float:
-    return len(speed.levels) * (_ARMS * speed.blocks * (speed.window_s + speed.warmup_s) + _BOOTSTRAP_S)
+    """Behind each window the requests under way are awaited."""
+    drain_s = (mean_tokens(speed.output_tokens) or 0) * _TOKEN_S
+    return len(speed.levels) * (_ARMS * speed.blocks * (speed.window_s + speed.warmup_s + drain_s) + _BOOTSTRAP_S)
 
 
 def known_params(models: Iterable[StudyModel], folder: Path, records: Iterable[CellRecord]) -> dict[str, int]:
