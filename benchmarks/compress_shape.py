@@ -15,7 +15,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from artifacts.variant import VariantManifest
+    from compressors.card import ResourceCard
+    from compressors.request import CompressionRequest
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -50,27 +55,49 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Draws the checkpoint, unless it is there, and prunes it; one row of the raw data."""
     import torch
 
-    from artifacts.provenance import collect_provenance
-    from artifacts.study import StudyFile
     from artifacts.variant import is_variant
     from benchmarks.random_checkpoint import TEXT_NAME, write_checkpoint
-    from compressors.card import ResourceCard
     from compressors.peak_memory import peak_bytes, restart_peak
     from compressors.pipeline import compress
-    from compressors.request import CompressionRequest
     from prunebench.console import StageLines
 
-    (config,) = [m.config for m in StudyFile.load(options.study).models if m.name == options.model]
     source, out = options.folder / f"{options.model}-dense", options.folder / f"{options.model}-pruned"
-    drawing_s = time.perf_counter()
+    if is_variant(out):
+        raise SystemExit(f"{out} is there already. Remove it, or choose another --folder.")
+    begun_s = time.perf_counter()
     if not (source / TEXT_NAME).is_file():
-        write_checkpoint(source, config, 2 * options.tokens, options.device)
-    drawing_s = time.perf_counter() - drawing_s
+        write_checkpoint(source, shape_of(options.study, options.model), 2 * options.tokens, options.device)
+    drawing_s = time.perf_counter() - begun_s
     cards: list[ResourceCard] = []
+    torch.rand(64, 64) @ torch.rand(64, 64)  # starts the thread pool, which is not the compression's
+    restart_peak()
+    idle_bytes = peak_bytes()
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    manifest = compress(
+        request_of(options, source, out), StageLines(), verify=lambda folder: None, announce=cards.append
+    )
+    return row_of(options, manifest, cards[0], idle_bytes) | {"drawing_s": drawing_s}
+
+
+def shape_of(study: Path, model: str) -> dict[str, Any]:
+    from artifacts.study import StudyFile
+
+    found = {each.name: each.config for each in StudyFile.load(study).models if each.config}
+    if model not in found:
+        raise SystemExit(f"{study} has no shape {model}. Choose from {', '.join(found) or 'another study'}.")
+    return found[model]
+
+
+def request_of(options: argparse.Namespace, source: Path, out: Path) -> CompressionRequest:
+    from benchmarks.random_checkpoint import TEXT_NAME
+    from compressors.request import CompressionRequest
+
     units: Any = tuple(options.units.split(","))
-    request = CompressionRequest(
+    return CompressionRequest(
         model=str(source),
         out=out,
         method="obs",
@@ -82,32 +109,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         repair="ridge",
         device=options.device,
     )
-    if is_variant(out):
-        raise SystemExit(f"{out} is there already. Remove it, or choose another --folder.")
-    torch.rand(64, 64) @ torch.rand(64, 64)  # starts the thread pool, which is not the compression's
-    restart_peak()
-    idle_bytes = peak_bytes()
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    manifest = compress(request, StageLines(), verify=lambda folder: None, announce=cards.append)
-    gpu = options.device == "cuda"
+
+
+def row_of(
+    options: argparse.Namespace, manifest: VariantManifest, card: ResourceCard, idle_bytes: int
+) -> dict[str, Any]:
+    import torch
+
+    from artifacts.provenance import collect_provenance
+
+    on_gpu = options.device == "cuda"
     return {
-        "model": options.model,
-        "device": options.device,
-        "ratio": options.ratio,
-        "units": options.units,
-        "tokens": options.tokens,
+        **{name: getattr(options, name) for name in ("model", "device", "ratio", "units", "tokens")},
         "params": manifest.base.footprint.params_total,
         "left_params": manifest.footprint.params_total,
-        "drawing_s": drawing_s,
         "wall_s": manifest.cost.wall_s,
         "stages_s": manifest.cost.stages_s,
-        "expected_s": cards[0].expected_s,
+        "expected_s": card.expected_s,
         "host_peak_above_idle_bytes": max(0, manifest.cost.peak_memory_bytes - idle_bytes),
-        "gpu_peak_allocated_bytes": torch.cuda.max_memory_allocated() if gpu else None,
-        "gpu_peak_reserved_bytes": torch.cuda.max_memory_reserved() if gpu else None,
-        "block_bytes": cards[0].block_bytes,
-        "buffers_bytes": cards[0].buffers_bytes,
+        "gpu_peak_allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "gpu_peak_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
+        "block_bytes": card.block_bytes,
+        "buffers_bytes": card.buffers_bytes,
         "provenance": collect_provenance().model_dump(),
     }
 

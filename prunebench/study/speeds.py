@@ -128,6 +128,7 @@ def _measure(speed: ServingSpeed, url: str, out: Path, progress: Progress) -> No
             window_s=speed.window_s,
             warmup_s=speed.warmup_s,
             out=out,
+            any_url=True,
         ),
         progress,
     )

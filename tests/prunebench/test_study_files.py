@@ -65,7 +65,7 @@ def test_the_headline_on_a_gpu_comes_first_and_takes_ten_minutes() -> None:
     assert {plan.round for plan in second} == {2} and {plan.at.model for plan in second} == {"qwen2.5-14b"}
     assert {plan.at.method for plan in second} == {"ffn", "depth", "kv", "per_layer", "fp8"}
     assert all(prices.of(plan).total_s < 200 for plan in second), "a minute more is a cell more"
-    assert all(prices.of(plan).total_s < 720 for plan in study.plans)
+    assert all(prices.of(plan).total_s < 800 for plan in study.plans)
 
 
 def test_every_shape_is_measured_in_every_way_on_a_gpu() -> None:
