@@ -137,6 +137,7 @@ def row_of(
 
 def render(raw: dict[str, Any]) -> str:
     """The page, made from the raw data alone."""
+    from artifacts.units import format_count
     from benchmarks.pages import made_with
 
     lines = [
@@ -159,7 +160,7 @@ def render(raw: dict[str, Any]) -> str:
         machine = ", ".join(row["provenance"]["gpus"]) or row["provenance"]["cpu"]
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["stages_s"].items())
         sizes = (f"{row[name] / GIB:.2f}" for name in ("block_bytes", "buffers_bytes", "host_peak_above_idle_bytes"))
-        params = f"{row['params'] / 1e9:.3g} → {row['left_params'] / 1e9:.3g} × 10⁹"
+        params = f"{format_count(row['params'])} → {format_count(row['left_params'])}"
         cells = [row["model"], params, f"{row['ratio']:g} of {row['units']}", str(row["tokens"]), machine]
         lines.append("| " + " | ".join([*cells, f"{row['wall_s']:.1f}", stages, *sizes, on_gpu]) + " |")
     made = dict.fromkeys(made_with(row["provenance"]) for row in raw["rows"])

@@ -22,6 +22,7 @@ from artifacts.traffic import Level, Workload
 from artifacts.variant import Footprint, Ratios
 from prunebench.study import speeds
 from prunebench.study.ceilings import held_bytes
+from prunebench.study.cell import serving_stage
 from prunebench.study.checkpoints import Checkpoint, Place
 from prunebench.study.plan import CellPlan
 from prunebench.study.served import Served, left_out, speeds_of
@@ -210,6 +211,13 @@ def test_speeds_without_a_valid_level_fail_and_are_measured_again(tmp_path: Path
         with pytest.raises(LoadTestError, match=r"No level is valid \(decode concurrency 1: send_lag; decode"):
             serving_speeds([SPEED.model_copy(update={"name": "decode"})], place, SERVED, tmp_path / "raw", silent)
     assert again == ["variant"]
+
+
+def test_what_was_begun_before_is_no_price_for_others(tmp_path: Path) -> None:
+    assert serving_stage(tmp_path / "raw") == "serving" == serving_stage(tmp_path)
+    (tmp_path / "raw").mkdir()
+    write_campaign(tmp_path / "raw" / "decode", (True, True))
+    assert serving_stage(tmp_path / "raw") != "serving"
 
 
 def test_speeds_that_want_the_same_engines_share_them() -> None:
