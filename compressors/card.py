@@ -14,8 +14,9 @@ from math import prod
 import torch
 
 from artifacts.units import format_bytes, format_seconds
-from compressors.buffers import Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.shards import Stored
+from compressors.workload import Workload
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768

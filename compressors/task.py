@@ -17,7 +17,6 @@ from compressors.allocation.problem import Allocator
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
-from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.headers import read_headers
 from compressors.level_store import level_bytes
@@ -38,6 +37,7 @@ from compressors.request import (
 )
 from compressors.sequential import PruningJob
 from compressors.source import Source, load_tokenizer, open_source
+from compressors.workload import Consumer, Workload
 
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4

@@ -25,6 +25,8 @@ from tests.vllm_host import CACHE_GIB
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300
+PLAIN = ("--dtype", "float32", "--enforce-eager")
+LOG_NAME = "log"
 _CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
 
 
@@ -52,13 +54,14 @@ def ask(sock: Path, verb: str, path: str, body: dict[str, Any] | None = None) ->
 
 
 @contextmanager
-def engine(model: Path, *flags: str) -> Iterator[Path]:
-    """A vLLM process serving `model`; yields its socket once it is healthy and always ends its process group."""
+def engine(model: Path, *flags: str, way: tuple[str, ...] = PLAIN) -> Iterator[Path]:
+    """A vLLM process serving `model`; yields its socket once it is healthy and always ends its process group.
+
+    Beside the socket stands its log. `way` says in which type and with which kernels it computes."""
     with tempfile.TemporaryDirectory() as folder:
-        sock, log = Path(folder) / "s", Path(folder) / "log"
+        sock, log = Path(folder) / "s", Path(folder) / LOG_NAME
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-        command += ["--uds", str(sock), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
-        command += ["--no-enable-prefix-caching", *flags]
+        command += ["--uds", str(sock), *way, "--max-model-len", "256", "--no-enable-prefix-caching", *flags]
         settings = {"VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,3 +187,18 @@ def check_measured(records: tuple[CellRecord, ...]) -> None:
         assert ("recover" in record.stages_s) == (record.recovery == "full")
     untrained = {(r.ratio, r.seed): r.losses[0].loss_nats for r in done.values() if r.method == "random"}
     assert len({round(loss, 9) for loss in untrained.values()}) == len(untrained), "seeds and ratios decide the loss"
+
+
+def test_a_study_that_is_carried_to_another_machine_goes_on_there(study: OpenStudy, tmp_path: Path) -> None:
+    """Nothing in its folder says where it was: cells are known by content, paths are those of the machine at hand."""
+    run_study(study, AtOnce(), unwatched, most_cells=3)
+    (study.out / "raw" / "unfinished").mkdir(parents=True)
+    there = tmp_path / "elsewhere" / "deep"
+    shutil.copytree(study.folder, there)
+    moved, backend = open_study(there / "study.toml"), AtOnce()
+    shutil.rmtree(study.out)
+    records = run_study(moved, backend, unwatched)
+    assert len(records) == CELLS and len(backend.jobs) == CELLS - 3
+    assert all(str(there) in path for job in backend.jobs for path in (job.folder, job.scratch, job.raw))
+    kept = [path for path in moved.out.rglob("*.json") if str(study.folder) + "/study" in path.read_text()]
+    assert kept == [] and (moved.out / "raw" / "unfinished").is_dir()
