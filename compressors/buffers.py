@@ -7,7 +7,7 @@ square of the widths. `tests/compressors/test_buffers.py` counts the real ones a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
@@ -298,11 +298,13 @@ def _masks(workload: Workload) -> Purposes:
     ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
     states = drawn * workload.hidden * _FLOAT32
     tokens = min(drawn, logit_tokens(workload.vocabulary))
-    masked = min(drawn, workload.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
+    # All masks of a step run together, which may be more than the text itself has.
+    wide = replace(workload, tokens=max(drawn, workload.tokens))
+    masked = min(drawn, wide.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
     steps: Purposes = {
         "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
         "hidden states of drawn masks": 2 * states,
-        "intermediate values": workload.forward_bytes + 2 * masked,
+        "intermediate values": wide.forward_bytes + masked,
         "logits": _LIVE_LOGITS * tokens * workload.vocabulary * _FLOAT32,
     }
     most: Purposes = max((ranking, steps), key=_total)
