@@ -32,8 +32,8 @@ from modeling.python_corpus import load_corpus
 STEM = Path(__file__).with_name("layer_chop_cpu_202611")
 DEMO = Path(__file__).resolve().parent.parent / "prunebench" / "demo_model"
 RATIO = 0.25
-TOKENS = 50_000
-EVALUATED_TOKENS = 20_000
+TOKENS = 25_000
+EVALUATED_TOKENS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
