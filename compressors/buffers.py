@@ -7,6 +7,8 @@ square of the widths. `tests/compressors/test_buffers.py` counts the real ones a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
 from compressors.second_order import COMPACT_COLUMNS, MOST_ROWS, round_columns
@@ -266,11 +268,13 @@ def _masks(workload: Workload) -> Purposes:
     ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
     states = drawn * workload.hidden * FLOAT32_BYTES
     tokens = min(drawn, logit_tokens(workload.vocabulary))
-    masked = min(drawn, workload.piece) * max(workload.ffn_width, workload.attention_width) * FLOAT32_BYTES
+    # All masks of a step run together, which may be more than the text itself has.
+    wide = replace(workload, tokens=max(drawn, workload.tokens))
+    masked = min(drawn, wide.piece) * max(workload.ffn_width, workload.attention_width) * FLOAT32_BYTES
     steps: Purposes = {
         "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
         "hidden states of drawn masks": 2 * states,
-        "intermediate values": workload.forward_bytes + 2 * masked,
+        "intermediate values": wide.forward_bytes + masked,
         "logits": _LIVE_LOGITS * tokens * workload.vocabulary * FLOAT32_BYTES,
     }
     most: Purposes = max((ranking, steps), key=_total)

@@ -6,8 +6,10 @@ of checkpoint follow from those.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from artifacts.variant import Unit
@@ -16,6 +18,7 @@ from compressors.methods import REGISTRY
 from compressors.recovery.methods import METHODS as RECOVERY_METHODS
 from compressors.registry import Method, Need
 
+_CHOPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "layer_chop_cpu_202611.json"
 _UNITS: dict[Unit, str] = {
     "ffn": "FFN channels",
     "kv": "KV groups",
@@ -84,8 +87,37 @@ def page() -> str:
             "",
             *_table(("method", "source"), ((f"`{method.name}`", method.paper) for method in RECOVERY_METHODS.values())),
             "",
+            *_chopped_and_healed(),
         ]
     )
+
+
+def _chopped_and_healed() -> list[str]:
+    """What LayerChop is here: two commands, and what they did to the demo model, from the committed raw data."""
+    if not _CHOPPED.is_file():
+        return []
+    raw = json.loads(_CHOPPED.read_text(encoding="utf-8"))
+    header = ("layers gone", "tokens trained on", "held-out nats before", "after", "dense")
+    rows = [
+        (
+            f"{', '.join(row['settings'])}: {', '.join(map(str, row['removed_layers']))}",
+            f"{row['trained_tokens']:,}",
+            *(f"{row[when]['loss_nats']:.3f}" for when in ("before", "after")),
+            f"{raw['dense']['loss_nats']:.3f}",
+        )
+        for row in raw["rows"]
+        if row["method"] == "layer_chop"
+    ]
+    return [
+        "## Layers by place, then training",
+        "",
+        "LayerChop is two commands, `compress MODEL --method layer_chop --ratio 0.25 --units layers --out chopped` and "
+        "`recover chopped --method full --text TEXT --tokens N --out healed`; the variant's record counts the tokens. "
+        "On the demo model ([all arms](../benchmarks/layer_chop_cpu_202611.md)):",
+        "",
+        *_table(header, rows),
+        "",
+    ]
 
 
 def _methods() -> tuple[Method, ...]:
