@@ -15,6 +15,7 @@ import torch
 from artifacts.units import format_bytes, format_seconds
 from compressors.buffers import Purposes, Workload, stage_buffers
 from compressors.shards import Stored
+from compressors.together import ROUNDS
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
@@ -72,7 +73,12 @@ def _operations(workload: Workload, block_elements: int) -> float:
     """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving."""
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
-    return forward * (1 + workload.products)
+    return forward * (1 + workload.products) * _attempts(workload)
+
+
+def _attempts(workload: Workload) -> int:
+    """How often a block is cut at most where several go together."""
+    return 1 if workload.together == 1 else 1 + ROUNDS.most
 
 
 def _operations_per_s() -> float:
