@@ -53,7 +53,9 @@ def test_what_the_grid_measured_as_well_comes_out_the_same(
         assert row["loss_nats"] == pytest.approx(losses[row["model"], row["ratio"], row["seed"]], abs=0.02)
 
 
-@pytest.mark.parametrize("question", ["Does the alternation pay, at uniform widths?", "Do two blocks together pay?"])
+@pytest.mark.parametrize(
+    "question", ["Does the alternation pay, at uniform widths?", "Do two blocks together pay, at uniform widths?"]
+)
 def test_what_is_said_to_pay_pays_on_stories260k(question: str, raw: dict[str, Any], page: dict[str, Any]) -> None:
     gains = page["gains"](raw, "stories260K", *page["QUESTIONS"][question])
     assert gains and all(gain > 0 for gain in gains.values())
