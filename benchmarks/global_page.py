@@ -85,9 +85,9 @@ def render(raw: dict[str, Any]) -> str:
         "(methods_grid_cpu_202611.md). *Flagship's widths* are what its search found for `obs` with the same seed: "
         "other methods are pruned to them, so the time of that search comes on top of theirs. *2 blocks* is "
         "`--together 2`. Times are processor seconds of one thread, for the flagship with its search and export; peaks "
-        "are those of the whole process, libraries included. Empty cells were not measured. Answers compare equal seeds; "
-        f"less than {LEVEL} nats is level. The method's constants were chosen on stories260K at 25 % of FFN channels, "
-        "by the same evaluation stories.",
+        "are those of the whole process, libraries included. Empty cells were not measured. Answers compare equal "
+        f"seeds; less than {LEVEL} nats is level. The method's constants were chosen on stories260K at 25 % of FFN "
+        "channels, by the same evaluation stories.",
     ]
     for model, dense in raw["dense"].items():
         lines += ["", f"## {model}, dense {dense['loss_nats']:.3f} nats", "", *_table(raw, model), ""]
