@@ -87,9 +87,7 @@ def _pruning(workload: Workload) -> Purposes:
         "streams between blocks": _between(workload) * workload.states_bytes,
         "values of every token": workload.tokens * workload.remembered * FLOAT32_BYTES,
         "Gram and cross products": sums + _alternated_sums(workload),
-        "intermediate values, choice or repair": max(
-            work + _alternation(workload), workload.forward_bytes, _way_back(workload)
-        ),
+        "intermediate values, choice or repair": max(work, workload.forward_bytes, _way_back(workload)),
     }
 
 
@@ -112,12 +110,12 @@ def _alternated_sums(workload: Workload) -> int:
     return squares * _width_of(workload.hidden)
 
 
-def _alternation(workload: Workload) -> int:
-    """A piece's new values, beside the factor of what the consumer reads."""
+def _alternation(workload: Workload, consumer: Consumer) -> int:
+    """A piece's new values, beside what the last round summed and factorised of what the consumer reads."""
     if not workload.remembered:
         return 0
-    factor = workload.ffn_width**2 * _width_of(workload.ffn_width)
-    return _LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES + factor
+    squares = 2 * consumer.columns**2 * _element(consumer)
+    return _LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES + squares
 
 
 def _sums(workload: Workload, consumer: Consumer) -> int:
@@ -130,7 +128,8 @@ def _sums(workload: Workload, consumer: Consumer) -> int:
 def _work(workload: Workload, consumer: Consumer) -> int:
     observed = _observation(workload, consumer)
     chosen = _choice(workload, consumer) if workload.second_order else 0
-    return max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    work = max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    return work + _alternation(workload, consumer)
 
 
 def _observation(workload: Workload, consumer: Consumer) -> int:
