@@ -57,7 +57,9 @@ class Workload:
 
     `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
     `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
-    single weights become zero, `remembered` how many float32 values of each token that takes beside the stream.
+    single weights become zero, `drawn` how many steps learn masks and how many tokens a step's masks run through
+    together, `remembered` how many float32 values of each token that or an alternation keeps beside the streams,
+    `together` how many blocks are cut for what they output together.
     """
 
     tokens: int
@@ -77,7 +79,9 @@ class Workload:
     resident_bytes: int = 0
     level_bytes: int = 0
     masks: bool = False
+    drawn: tuple[int, int] = (0, 0)
     remembered: int = 0
+    together: int = 1
 
     @property
     def states_bytes(self) -> int:
@@ -133,7 +137,10 @@ def _masking(workload: Workload) -> Purposes:
 
 
 def _pruning(workload: Workload) -> Purposes:
-    """`sequential`: the streams, and for the consumer that needs most its sums and what is done with them."""
+    """`sequential`: the streams, and for the consumer that needs most its sums and what is done with them. Where a half
+    is refined, what is remembered of every token and one of `alternation`'s rounds; where blocks go `together`, the
+    streams in front, and behind each block its target and those of two attempts, with a piece on its way back.
+    """
     sums, work = max(
         ((_sums(workload, consumer), _work(workload, consumer)) for consumer in workload.consumers),
         key=sum,
@@ -143,9 +150,40 @@ def _pruning(workload: Workload) -> Purposes:
         "hidden states of the calibration text": max(
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
-        "Gram and cross products": sums,
-        "intermediate values, choice or repair": max(work, workload.forward_bytes),
+        "streams between blocks": _between(workload) * workload.states_bytes,
+        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "Gram and cross products": sums + _alternated_sums(workload),
+        "intermediate values, choice or repair": max(
+            work + _alternation(workload), workload.forward_bytes, _way_back(workload)
+        ),
     }
+
+
+def _between(workload: Workload) -> int:
+    return 3 * workload.together + 2 if workload.together > 1 else 0
+
+
+def _way_back(workload: Workload) -> int:
+    """`together`: a piece on its way through a block and back, in one of its halves."""
+    widest = max(workload.ffn_width, workload.attention_width)
+    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * _FLOAT32
+    return values if workload.together > 1 else 0
+
+
+def _alternated_sums(workload: Workload) -> int:
+    """`alternation`: what the producers read, with its factor, and what they are to write."""
+    if not workload.remembered:
+        return 0
+    squares = 2 * workload.hidden**2 + 2 * workload.hidden * workload.ffn_width
+    return squares * _width_of(workload.hidden)
+
+
+def _alternation(workload: Workload) -> int:
+    """A piece's new values, beside the factor of what the consumer reads."""
+    if not workload.remembered:
+        return 0
+    factor = workload.ffn_width**2 * _width_of(workload.ffn_width)
+    return _LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32 + factor
 
 
 def _sums(workload: Workload, consumer: Consumer) -> int:
@@ -289,6 +327,24 @@ def _total(purposes: Purposes) -> int:
     return sum(purposes.values())
 
 
+def _masks(workload: Workload) -> Purposes:
+    """`masked_loss`: the model, the text in front of it, and what a step's masks run through, before and behind a half
+    layer; before that the dense model is ranked. A masked consumer's input stands beside what it was."""
+    _, drawn = workload.drawn
+    ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
+    states = drawn * workload.hidden * _FLOAT32
+    tokens = min(drawn, logit_tokens(workload.vocabulary))
+    masked = min(drawn, workload.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
+    steps: Purposes = {
+        "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
+        "hidden states of drawn masks": 2 * states,
+        "intermediate values": workload.forward_bytes + 2 * masked,
+        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * _FLOAT32,
+    }
+    most: Purposes = max((ranking, steps), key=_total)
+    return {"the model": workload.resident_bytes, **most}
+
+
 _SURVEYS = {
     "none": _nothing,
     "influence": _influence,
@@ -296,4 +352,5 @@ _SURVEYS = {
     "basis": _basis,
     "rankings": _rankings,
     "levels": _levels,
+    "masks": _masks,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -18,6 +19,7 @@ from compressors.shards import Stored
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
+_BLOCKS = 3
 UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them, and memory stays as it is"
 
 
@@ -25,14 +27,15 @@ UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them,
 class ResourceCard:
     """Bytes of the largest block in float32; by stage and purpose the bytes of everything else that is alive at once.
 
-    A stage takes up to three blocks beside its buffers: the one at work, what it is cut into, and what is read or
-    written meanwhile.
+    A stage takes up to `blocks` beside its buffers: the one at work, what it is cut into, and what is read or written
+    meanwhile; of blocks that are pruned together the last two attempts.
     """
 
     block_bytes: int
     stages: Mapping[str, Purposes]
     expected_s: float
     masks: bool = False
+    blocks: int = _BLOCKS
 
     @property
     def buffers_bytes(self) -> int:
@@ -45,7 +48,7 @@ class ResourceCard:
             f"{stage}: {', '.join(f'{name} {format_bytes(size)}' for name, size in purposes.items())}"
             for stage, purposes in self.stages.items()
         ]
-        block = f"one block: {format_bytes(self.block_bytes)}, up to three at once"
+        block = f"one block: {format_bytes(self.block_bytes)}, up to {self.blocks} at once"
         remarks = (UNACCELERATED,) if self.masks else ()
         return (block, *stages, *remarks, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
 
@@ -62,14 +65,17 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
         stages=stage_buffers(workload),
         expected_s=_operations(workload, sum(blocks.values())) / _operations_per_s(),
         masks=workload.masks,
+        blocks=_BLOCKS if workload.together == 1 else 2 * workload.together + 2,
     )
 
 
 def _operations(workload: Workload, block_elements: int) -> float:
-    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving."""
+    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving;
+    the drawn masks' passes."""
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
-    return forward * (1 + workload.products)
+    learning = 2.0 * block_elements * prod(workload.drawn)
+    return forward * (1 + workload.products) + learning
 
 
 def _operations_per_s() -> float:

@@ -7,6 +7,7 @@ of checkpoint follow from those.
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import Any
 
 from artifacts.variant import Unit
@@ -34,6 +35,8 @@ _WIDTH_COST: dict[Need, tuple[str, str, str]] = {
     "gradients": ("text", "L N D", "a forward and a backward pass"),
 }
 _DEPTH_COST = ("text", "N D a candidate", "a pass per candidate, or one in all for block influence")
+_NO_COST = ("none", "nothing", "none")
+_LEARNING_COST = ("text", "the model, N D, states of a step's masks", "a pass per drawn mask, thousands of them")
 _MASK_COST: dict[Need, tuple[str, str, str]] = {
     "nothing": ("none", "nothing", "a pass over the weights"),
     "energy": ("text", "N D", "one pass"),
@@ -97,14 +100,20 @@ def _row(method: Method) -> tuple[str, ...]:
 def _cost(method: Method) -> tuple[str, str, str]:
     if method.rank_width is not None:
         return _WIDTH_COST[method.needs]
+    if method.learns:
+        return _LEARNING_COST
     if method.masks:
         return _WHOLE_FFN_COST if method.mask_ffn is not None else _MASK_COST[method.needs]
-    return _DEPTH_COST if method.select_depth is not None else _BASIS_COST
+    if method.select_depth is not None:
+        return _DEPTH_COST if method.needs_calibration else _NO_COST
+    return _BASIS_COST
 
 
 def _checkpoint(method: Method) -> str:
     if method.masks:
         return "stock, no faster"
+    if method.learns:
+        return "stock if uniform or layers, else per-layer"
     halves = {"attention_sublayers", "ffn_sublayers"} & set(method.units)
     if halves:
         return "stock for layers, per-layer for halves"
@@ -119,8 +128,8 @@ def _first_sentence(method: Method) -> str:
 
 
 def _settings(config: Any) -> str:
-    fields = {} if config is None else {name: getattr(config, name) for name in getattr(config, "__slots__", ())}
-    return ", ".join(f"{name} = {value}" for name, value in fields.items()) or "none"
+    values = {} if config is None else {field.name: getattr(config, field.name) for field in fields(config)}
+    return ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
 
 
 def _table(header: tuple[str, ...], rows: Any) -> list[str]:

@@ -20,6 +20,7 @@ from compressors.arch import UnitGroup
 from compressors.depth import DepthEvidence
 from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.plan import Allocation, Ranking
+from compressors.refinement import HalfEvidence, Refined
 from compressors.statistics import ConsumerStatistics
 
 # What a width method wants to know beside the weights. Each includes what stands before it:
@@ -29,8 +30,8 @@ from compressors.statistics import ConsumerStatistics
 Need = Literal["nothing", "energy", "gram", "gradients"]
 
 # What is looked at before anything is cut, which decides how much memory it takes: nothing, how the dense states turn,
-# candidates against the dense model, the directions of its stream, rankings on it, or refitted levels.
-Survey = Literal["none", "influence", "candidates", "basis", "rankings", "levels"]
+# candidates against the dense model, the directions of its stream, rankings on it, refitted levels, or drawn masks.
+Survey = Literal["none", "influence", "candidates", "basis", "rankings", "levels", "masks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, DepthEvidence], Allocation]
 BasisFinder = Callable[[Any, Iterator[Tensor]], Tensor]
 MatrixMasker = Callable[[Any, MatrixEvidence], tuple[Tensor, ...]]
+HalfRefiner = Callable[[Any, HalfEvidence], Refined]
 FfnMasker = Callable[[Any, FfnEvidence], tuple[Tensor, ...]]
 
 
@@ -67,8 +69,9 @@ class Method:
     """`rank_width(config, evidence)` orders the units of a layer; `select_depth(config, evidence)` removes
     layers, or halves of them, and says what is left; `find_basis(config, states)` orders directions of the residual
     stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head;
-    `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four. One
-    that masks may have `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together.
+    `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four, or
+    `learns` masks of units instead (`mask_learning`), its configuration saying how. One that masks weights may have
+    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together.
 
     The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
     many of them are judged together, None for one per removal that is possible.
@@ -84,6 +87,8 @@ class Method:
     find_basis: BasisFinder | None = None
     mask_matrices: MatrixMasker | None = None
     mask_ffn: FfnMasker | None = None
+    learns: bool = False
+    refine: HalfRefiner | None = None
     survey: Survey = "none"
     candidates: int | None = None
 

@@ -33,11 +33,14 @@ class Method(StrEnum):
     block_influence = "block_influence"
     greedy_kl = "greedy_kl"
     evolutionary_depth = "evolutionary_depth"
+    layer_chop = "layer_chop"
+    policy_gradient = "policy_gradient"
     hidden_slice = "hidden_slice"
     weight_magnitude = "weight_magnitude"
     wanda = "wanda"
     sparsegpt = "sparsegpt"
     sparsellm = "sparsellm"
+    sparsellm_structured = "sparsellm_structured"
 
 
 class Allocation(StrEnum):
@@ -49,6 +52,7 @@ class Allocation(StrEnum):
     global_threshold = "global_threshold"
     dynamic_programme = "dynamic_programme"
     evolutionary = "evolutionary"
+    learned = "learned"
 
 
 class BudgetKind(StrEnum):
@@ -131,6 +135,10 @@ PatternOption = Annotated[
         metavar="N:M", help="For methods that mask weights: n zeros in every m of a row. No engine gains speed."
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, see docs/methods.md; several times."),
+]
 Steps = Annotated[
     list[str] | None,
     typer.Option(metavar="METHOD:RATIO[:UNITS]", help="A further step on what is left; may be given several times."),
@@ -155,6 +163,16 @@ LatencyTable = Annotated[Path | None, typer.Option(help="Measured seconds per ha
 MapStates = Annotated[
     bool,
     typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+]
+
+Together = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        help="Prune K blocks in a row for what they output together. Holds 2K+2 blocks, and beside the two streams "
+        "3K+2 more of calibration tokens x hidden size x 4 bytes (--map-states: in files); takes up to four times as "
+        "long. For width methods with ridge repair.",
+    ),
 ]
 
 
@@ -211,6 +229,6 @@ def parse_step(text: str) -> dict[str, Any]:
     method, _, rest = text.partition(":")
     ratio, _, units = rest.partition(":")
     try:
-        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None)}
+        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None), "settings": ()}
     except ValueError as error:
         raise ConfigError(f"--then {text!r} is not METHOD:RATIO[:UNITS], as in greedy_kl:0.2:layers.") from error

@@ -23,7 +23,9 @@ from prunebench.choices import (
     PatternOption,
     RecoveryMethod,
     RepairOption,
+    Settings,
     Steps,
+    Together,
     Trainable,
     UnitNames,
     chosen_repair,
@@ -40,6 +42,7 @@ def compress(
         float, typer.Option(help="Share of each chosen kind of unit to remove, or of weights to mask, in [0, 1).")
     ],
     units: UnitNames = None,
+    settings: Settings = None,
     calibration: CalibrationText = None,
     calibration_tokens: Annotated[int, typer.Option(help="How much of it to use.")] = 32768,
     seed: Annotated[int, typer.Option(help="Decides random choices and calibration windows.")] = 0,
@@ -52,6 +55,7 @@ def compress(
     latency_table: LatencyTable = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: MapStates = False,
+    together: Together = 1,
     then: Steps = None,
 ) -> None:
     """Write a pruned variant of MODEL, verified by reloading it in a fresh process.
@@ -59,7 +63,8 @@ def compress(
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
 
     Depth, then width: prunebench compress MODEL --out both --method greedy_kl --ratio 0.1 --then wanda_sp:0.25:ffn
-    --calibration text.txt. Calibration, seed and the other options hold for every step; the result's ratios count all.
+    --calibration text.txt. Calibration, seed and the other options but --set hold for every step; the result's ratios
+    count all.
     """
     from compressors.chain import compress_chain
     from compressors.request import CompressionRequest
@@ -71,6 +76,7 @@ def compress(
         method=method.value,
         ratio=ratio,
         units=parse_units(units),
+        settings=tuple(settings or ()),
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         seed=seed,
@@ -82,6 +88,7 @@ def compress(
         latency_table=latency_table,
         device=device.value,
         map_states=map_states,
+        together=together,
     )
     with show_progress() as progress:
         steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]

@@ -21,10 +21,10 @@ import pytest
 import torch
 
 from tests.plugin_path import plugin_path
+from tests.vllm_host import CACHE_GIB
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300
-CACHE_GIB = 1
 PLAIN = ("--dtype", "float32", "--enforce-eager")
 LOG_NAME = "log"
 _CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
@@ -105,15 +105,19 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 def require_same_greedy(sock: Path, folder: Path, model: Any, prompt: list[int], tokens: int) -> None:
     """The engine's tokens are those of Transformers' `model`, their log-probabilities within 1e-4."""
-    served, served_logprobs = served_greedy(sock, folder, prompt, tokens)
-    expected, expected_logprobs = reference_greedy(model, prompt, tokens)
-    assert served == expected
-    assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+    require_greedy(served_greedy(sock, folder, prompt, tokens), model, prompt)
 
 
-def require_cache_room(sock: Path, kv_bytes_per_token: int) -> None:
-    """The KV cache holds as many tokens as its memory has room for, to a block."""
-    capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+def require_greedy(served: tuple[list[int], list[float]], model: Any, prompt: list[int]) -> None:
+    """Tokens and log-probabilities that an engine gave are those of Transformers' `model`, the latter within 1e-4."""
+    tokens, logprobs = reference_greedy(model, prompt, len(served[0]))
+    assert served[0] == tokens
+    assert served[1] == pytest.approx(logprobs, abs=1e-4)
+
+
+def require_cache_room(capacity: tuple[int, int], kv_bytes_per_token: int) -> None:
+    """The KV cache holds as many tokens as its memory has room for, to a block. `capacity` in tokens: all, a block."""
+    capacity_tokens, block_tokens = capacity
     room_tokens = (CACHE_GIB << 30) / kv_bytes_per_token
     assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
 

@@ -8,13 +8,16 @@ from compressors.methods import (
     flap,
     greedy_depth,
     hidden_slice,
+    layer_chop,
     magnitude,
     modegpt_mlp,
     obs,
+    policy_gradient,
     prunenet,
     random_units,
     sparsegpt,
     sparsellm,
+    sparsellm_structured,
     taylor,
     wanda,
     wanda_sp,
@@ -25,8 +28,8 @@ from compressors.registry import Registry
 REGISTRY = Registry(
     module.METHOD
     for module in (
-        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet),
-        *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
+        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, sparsellm_structured),
+        *(policy_gradient, block_influence, greedy_depth, evolutionary_depth, layer_chop, hidden_slice),
         *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

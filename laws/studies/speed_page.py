@@ -16,7 +16,8 @@ from artifacts.units import format_seconds, quantity
 from laws.claims.catalogue import CLAIMS
 from laws.claims.claim import Verdict, judge
 from laws.studies.comparison import analyse
-from laws.studies.records import Study, measured_on, method_label, read_study
+from laws.studies.joining import read_studies
+from laws.studies.records import Study, measured_on, method_label
 from laws.studies.speeds import FORWARD, load_order
 
 SPEED_CLAIMS = ("C5", "C6", "C7", "C8", "C9")
@@ -32,11 +33,13 @@ class Column:
     text: Callable[[dict[str, SpeedAt]], str]
 
 
-def write_speed_page(folder: Path, out: Path) -> dict[str, str]:
-    """Reads a study and writes the page; returns what to print. Raises ConfigError for a study without speeds."""
-    study = read_study(folder)
+def write_speed_page(folders: Sequence[Path], out: Path) -> dict[str, str]:
+    """Reads studies as one and writes the page; returns what to print.
+
+    Raises ConfigError for studies without speeds, and what reading them raises."""
+    study = read_studies(folders)
     if not any(cell.speeds for cell in study.cells):
-        raise ConfigError(f"{folder} holds no speeds. Name an .html file for the report of its losses.")
+        raise ConfigError(f"{folders[0]} holds no speeds. Name an .html file for the report of its losses.")
     write_text_atomically(out, speed_page(study))
     return {"report": str(out)}
 

@@ -7,6 +7,7 @@ process, and whoever started it records that.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +30,18 @@ from prunebench.study.served import Served
 from prunebench.study.speeds import paper_speeds, serving_speeds
 
 
+def _processor_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 @dataclass(slots=True)
 class Stages:
-    """Where the time went: `with stages.of("compress"):`."""
+    """Where the time went: `with stages.of("compress"):`. Processor time is the process's and its ended children's."""
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     start_s: float = field(default_factory=time.monotonic)
+    start_processor_s: float = field(default_factory=_processor_s)
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -48,6 +55,10 @@ class Stages:
     @property
     def wall_s(self) -> float:
         return time.monotonic() - self.start_s
+
+    @property
+    def processor_s(self) -> float:
+        return _processor_s() - self.start_processor_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +104,12 @@ def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
 
 def _when(stages: Stages) -> dict[str, Any]:
     spent = {stage: round(seconds, 3) for stage, seconds in stages.spent_s.items()}
-    return {"started_at": stages.started_at, "wall_s": round(stages.wall_s, 3), "stages_s": spent}
+    return {
+        "started_at": stages.started_at,
+        "wall_s": round(stages.wall_s, 3),
+        "processor_s": round(stages.processor_s, 3),
+        "stages_s": spent,
+    }
 
 
 def _measure(

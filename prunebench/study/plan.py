@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -96,14 +97,16 @@ def _of_model(study: StudyFile, model: StudyModel) -> Iterator[CellPlan]:
 
 
 def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iterator[CellPlan]:
-    for seed in _or(method.seeds, study.seeds):
-        for ratio in _or(method.ratios, study.ratios):
+    seeds = _or(method.seeds, study.seeds)
+    for seed, ratio in product(seeds, _or(method.ratios, study.ratios)):
+        for name, text in _calibrations(study, method):
             at = Coordinates(
                 model=model.name,
                 method=method.name,
                 ratio=ratio,
                 allocation=method.allocation,
                 repair=method.repair,
+                calibration=name,
                 seed=seed,
             )
             bare = CellPlan(
@@ -112,16 +115,25 @@ def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iter
                 model=model,
                 method=method,
                 device=study.device,
-                calibration=study.calibration if method.calibrated else None,
+                calibration=text,
                 calibration_tokens=study.calibration_tokens if method.calibrated else 0,
             )
-            speeds = _speeds(study, at) if seed == _or(method.seeds, study.seeds)[0] else ()
+            speeds = _speeds(study, at) if seed == seeds[0] else ()
             hurried = {speed: number for speed in speeds if (number := round_of(speed)) is not None}
             for number in sorted(set(hurried.values())):
                 mine = tuple(speed for speed in hurried if hurried[speed] == number)
                 yield bare.model_copy(update={"speeds": mine, "round": number})
             yield bare.model_copy(update={"speeds": tuple(speed for speed in speeds if speed not in hurried)})
             yield from _recovered(study, bare)
+
+
+def _calibrations(study: StudyFile, method: StudyMethod) -> tuple[tuple[str | None, str | None], ...]:
+    """(name, text) of each that the method is to look at; a study's only text has no name."""
+    if not method.calibrated:
+        return ((None, None),)
+    if not study.calibrations:
+        return ((None, study.calibration),)
+    return tuple((one.name, one.source) for one in study.calibrations if _within(one.name, method.calibrations))
 
 
 def _recovered(study: StudyFile, bare: CellPlan) -> Iterator[CellPlan]:
@@ -167,7 +179,9 @@ def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
     method = (
         None
         if plan.method is None
-        else plan.method.model_dump(mode="json", exclude={"ratios", "seeds", "models"}, exclude_defaults=True)
+        else plan.method.model_dump(
+            mode="json", exclude={"ratios", "seeds", "models", "calibrations"}, exclude_defaults=True
+        )
     )
     # Without defaults: an option that is added later must not rename the cells that do not use it.
     decisive = plan.model_dump(mode="json", exclude={"cell", "method"}, exclude_defaults=True) | {"method": method}
@@ -179,11 +193,13 @@ def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
 
 def _slug(at: Coordinates) -> str:
     recovery = "" if at.recovery == NO_RECOVERY else f".{at.recovery}-{at.recovery_tokens}"
-    return f"{at.model}.{at.method}.r{at.ratio:g}{recovery}.s{at.seed}"
+    calibration = "" if at.calibration is None else f".{at.calibration}"
+    return f"{at.model}.{at.method}.r{at.ratio:g}{calibration}{recovery}.s{at.seed}"
 
 
 def _texts_of(study: StudyFile) -> Iterable[str]:
-    named = [study.calibration, study.training, *(text.text for text in study.texts)]
+    calibrations = [study.calibration, *(one.source for one in study.calibrations)]
+    named = [*calibrations, study.training, *(text.text for text in study.texts)]
     return dict.fromkeys(name for name in (*named, *(task.source for task in study.tasks)) if name is not None)
 
 

@@ -91,7 +91,7 @@ def test_verdicts_and_failures_are_named(folder: Path) -> None:
 def test_a_study_without_speeds_has_no_such_page(tmp_path: Path) -> None:
     folder = write_study(replace(WORLD, modes=()), tmp_path / "my.study")
     with pytest.raises(ConfigError, match="holds no speeds"):
-        write_speed_page(folder, tmp_path / "page.md")
+        write_speed_page([folder], tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
 
 

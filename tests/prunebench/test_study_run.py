@@ -73,6 +73,13 @@ def test_every_cell_is_measured_once_and_then_none(study: OpenStudy) -> None:
     assert StudyFile.load(study.out / "study.json") == study.file
 
 
+def test_a_record_says_where_its_load_tests_files_are(study: OpenStudy) -> None:
+    served = study.plans[1].cell
+    (study.out / "raw" / served / "serving").mkdir(parents=True)
+    found = {record.cell: record.raw for record in run_study(study, AtOnce(), unwatched)}
+    assert found.pop(served) == f"raw/{served}" and set(found.values()) == {None}
+
+
 def test_a_checkpoint_is_kept_exactly_until_its_last_cell(study: OpenStudy) -> None:
     backend = AtOnce(slots=1)
     run_study(study, backend, unwatched)
