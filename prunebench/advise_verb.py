@@ -108,4 +108,6 @@ def result_of(advice: Advice) -> dict[str, Any]:
 
 
 def _ends(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    """A zero has no sign, though differences of equal values may."""
+    shown = f"{value + 0.0:.3g}"
+    return shown if low is None or high is None else f"{shown} [{low + 0.0:.3g}, {high + 0.0:.3g}]"

@@ -217,8 +217,9 @@ def _overlap(one: Candidate, other: Candidate) -> bool:
 
 
 def _within(value: float, low: float | None, high: float | None, unit: str) -> str:
-    ends = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{value:.3g}{unit.rstrip()}{ends}{' ' if unit == ' ' else ''}"
+    """A zero has no sign, though differences of equal values may."""
+    ends = "" if low is None or high is None else f" [{low + 0.0:.3g}, {high + 0.0:.3g}]"
+    return f"{value + 0.0:.3g}{unit.rstrip()}{ends}{' ' if unit == ' ' else ''}"
 
 
 def _next(expected: Sequence[Prediction], allowed: float | None, chosen: Candidate | None) -> Prediction | None:

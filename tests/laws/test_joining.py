@@ -11,11 +11,12 @@ import pytest
 
 from artifacts.errors import ConfigError
 from artifacts.study import CellRecord, StudyFile, StudyMethod, StudyModel, StudyText
-from laws.studies.advice import Target, advise, choose_level
+from laws.studies.advice import Target, _within, advise, choose_level
 from laws.studies.candidates import Candidate, gather
 from laws.studies.comparison import analyse
 from laws.studies.joining import join, read_studies, require_one_machine
 from laws.studies.records import Study, footprint_of, on_hardware
+from prunebench.advise_verb import _ends
 from tests.laws.synthetic import LEVEL, PROVENANCE, World, study_of, write_study
 
 GIGA = 1_000_000_000
@@ -99,6 +100,12 @@ def test_advice_over_two_studies_says_whose_speed_it_is() -> None:
     assert "Its speed is that of a random 0.7, which has the same shapes." in advice.reasons
     (expected,) = [p for p in advice.predictions if (p.method, p.ratio) == ("obs", 0.6)]
     assert expected.speed == pytest.approx(1 / 0.7, rel=0.02)
+
+
+def test_a_loss_of_nothing_has_no_sign() -> None:
+    """An accuracy that stays the same falls by minus nothing."""
+    assert _within(-0.0, -0.0, -0.0, " ") == "0 [0, 0] "
+    assert _ends(-0.0, -0.0, 0.1) == "0 [0, 0.1]"
 
 
 def test_served_loads_come_before_forward_passes() -> None:

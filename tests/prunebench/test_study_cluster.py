@@ -124,7 +124,6 @@ def on_ray(tmp_path: Path, driver: str, study: Path) -> dict[str, Any]:
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list(own.glob("prunebench-cell-*")) == [], "a node keeps nothing"
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return seen
 
@@ -139,6 +138,7 @@ def test_a_killed_node_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert len(records) == CELLS and {record.status for record in records} == {"done"}
     assert len(seen["ended"]) == len(set(seen["ended"])) == CELLS, "no cell came back twice"
     assert sorted(record.attempts for record in records) == [1] * (CELLS - 1) + [2], "one was on the killed node"
+    assert len(list((tmp_path / "of-cells").glob("prunebench-cell-*"))) <= 1, "only a killed node leaves a folder"
     logs = {path.stem for path in (tmp_path / "study.study" / "logs").glob("*.log")}
     assert logs == {record.cell for record in records}, "every cell's log came from its node"
 
@@ -151,4 +151,5 @@ def test_a_cell_that_takes_too_long_on_a_cluster_has_failed(tmp_path: Path) -> N
     on_ray(tmp_path, DRIVER.replace("agenda.pending", "False"), path)
     errors = [record.error for record in load_cells(path.with_suffix(".study"))]
     assert len(errors) == CELLS and sum(str(error).startswith("Its dense cell failed") for error in errors) == CELLS - 1
+    assert list((tmp_path / "of-cells").glob("prunebench-cell-*")) == [], "a node keeps nothing"
     assert all("longer than the study's cell_timeout_s of 0.5 s" in str(error) for error in errors)
