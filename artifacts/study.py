@@ -1,8 +1,9 @@
 """What does a study ask, and what is known about each of its cells?
 
-A study is the product of models, methods, ratios, recovery budgets and seeds; every point of it is a cell, and every
-cell is measured on the same texts, tasks and load levels. The file says so once; each cell's record stands alone, so
-that a study can be interrupted, moved to another machine or extended without any of it being measured twice.
+A study is the product of models, methods, ratios, calibration sets, recovery budgets and seeds; every point of it is a
+cell, and every cell is measured on the same texts, tasks and load levels. The file says so once; each cell's record
+stands alone, so that a study can be interrupted, moved to another machine or extended without any of it being measured
+twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 
 from artifacts.document import Document
 from artifacts.fleet import NAME_PATTERN
+from artifacts.hardware import Hardware
 from artifacts.lengths import Length
 from artifacts.provenance import Provenance
 from artifacts.traffic import Level
@@ -46,8 +48,16 @@ class StudyModel(Document):
         return self
 
 
+class StudyCalibration(Document):
+    """One of several texts that calibrated methods look at: a file, a hub data set, or a part of the demo's corpus."""
+
+    name: Name = Field(description="how records and reports call it")
+    source: str
+
+
 class StudyMethod(Document):
-    """One way to prune. `ratios`, `seeds` and `models` replace or narrow the study's own where they are given."""
+    """One way to prune. `ratios`, `seeds`, `models` and `calibrations` replace or narrow the study's own where they are
+    given."""
 
     name: Name = Field(description="how records and reports call it")
     method: str | None = Field(default=None, description="the compressor's; null prunes nothing (a quantised twin)")
@@ -60,6 +70,7 @@ class StudyMethod(Document):
     ratios: tuple[Ratio, ...] | None = None
     seeds: tuple[Seed, ...] | None = None
     models: tuple[Name, ...] | None = None
+    calibrations: tuple[Name, ...] | None = Field(default=None, min_length=1)
     engine_flags: tuple[str, ...] = Field(default=(), description="for the engine that serves it, as in --quantization")
 
     @model_validator(mode="after")
@@ -70,6 +81,8 @@ class StudyMethod(Document):
             raise ValueError("without `method` nothing is pruned: give `ratios = [0.0]`")
         if self.repair != "none" and not self.calibrated:
             raise ValueError(f"repair {self.repair!r} needs `calibrated = true`")
+        if self.calibrations is not None and not self.calibrated:
+            raise ValueError("`calibrations` of a method need `calibrated = true`")
         return self
 
 
@@ -122,7 +135,8 @@ class PaperSpeed(Document):
 class ServingSpeed(Document):
     """One paired load test of dense and variant, served side by side, at each level.
 
-    `fairness` is which memory both get alike: the KV cache's (`kv`) or all of it (`memory`).
+    `fairness` is which memory both get alike: the KV cache's (`kv`) or all of it (`memory`). Speeds of a cell that want
+    the same engines are measured one after the other behind one server.
     """
 
     mode: Literal["serving"]
@@ -134,7 +148,9 @@ class ServingSpeed(Document):
     window_s: float = Field(default=5, gt=0)
     warmup_s: float = Field(default=1, ge=0)
     max_model_len: Tokens | None = None
-    first: bool = Field(default=False, description="in cells of their own, before all others: what must not wait")
+    round: int | None = Field(
+        default=None, ge=1, description="in cells of their own, before all others and in this order: what must not wait"
+    )
     models: tuple[Name, ...] | None = None
     fairness: Literal["kv", "memory"] = "kv"
     kv_cache_bytes: Tokens | None = None
@@ -158,6 +174,9 @@ class StudyFile(Document):
     seeds: tuple[Seed, ...] = (0,)
     recoveries: tuple[StudyRecovery, ...] = ()
     calibration: str | None = Field(default=None, description="text for calibrated methods")
+    calibrations: tuple[StudyCalibration, ...] = Field(
+        default=(), description="in its place several, each with cells of its own: a general text against a task's"
+    )
     calibration_tokens: Tokens = 32768
     training: str | None = Field(default=None, description="text for recovery; not one of `texts`")
     texts: tuple[StudyText, ...] = ()
@@ -165,9 +184,7 @@ class StudyFile(Document):
     speeds: tuple[Speed, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_cell: float = Field(default=0, ge=0, description="reserved for each cell on a cluster")
-    cell_timeout_s: float | None = Field(
-        default=None, gt=0, description="a cell that takes longer has failed; on one machine"
-    )
+    cell_timeout_s: float | None = Field(default=None, gt=0, description="a cell that takes longer has failed")
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
@@ -175,7 +192,9 @@ class StudyFile(Document):
             raise ValueError("nothing is measured: give texts, tasks or speeds")
         if (self.texts or self.tasks or self.recoveries) and any(m.config for m in self.models):
             raise ValueError("a model of drawn weights has a speed only: leave out texts, tasks and recoveries")
-        if self.calibration is None and any(method.calibrated for method in self.methods):
+        if self.calibration is not None and self.calibrations:
+            raise ValueError("give either `calibration` or `calibrations`, not both")
+        if not (self.calibration or self.calibrations) and any(method.calibrated for method in self.methods):
             raise ValueError("calibrated methods need `calibration`")
         if self.recoveries and self.training is None:
             raise ValueError("recoveries need `training`")
@@ -189,6 +208,9 @@ class StudyFile(Document):
         _require_distinct("method", [method.name for method in self.methods])
         _require_distinct("set or task", [t.set for t in self.texts] + [t.task for t in self.tasks])
         _require_distinct("serving speed", [s.name for s in self.speeds if isinstance(s, ServingSpeed)])
+        _require_distinct("calibration", [each.name for each in self.calibrations])
+        for method in self.methods:
+            _require_known("calibration", method.calibrations, {each.name for each in self.calibrations})
         methods, models = {method.name for method in self.methods}, {model.name for model in self.models}
         for narrowed in (*self.recoveries, *self.speeds):
             _require_known("method", narrowed.methods, methods)
@@ -226,7 +248,9 @@ class AccuracyOn(Document):
 class SpeedAt(Document):
     """One paired ratio with its 95 % interval. Above 1 is faster: dense / variant for times, the inverse for rates.
 
-    `pairs` counts the units of replication. Bounds are null where there are too few of them.
+    `pairs` counts the units of replication. Bounds are null where there are too few of them, or where the values were
+    not measured but counted (`kv_capacity_tokens`) or computed (`roofline_step_s`). The control is the dense model
+    against itself in the same blocks.
     """
 
     mode: Literal["paper", "serving"]
@@ -239,16 +263,22 @@ class SpeedAt(Document):
     base_value: float | None
     value: float | None
     unit: str
+    control_low: float | None = None
+    control_high: float | None = None
 
 
 class Coordinates(Document):
-    """Where a cell is in the study; `ratio` 0 with method `dense` is the model itself."""
+    """Where a cell is in the study; `ratio` 0 with method `dense` is the model itself.
+
+    `calibration` names one of the study's several texts; it is null where there are none, and without calibration.
+    """
 
     model: str
     method: str
     ratio: Ratio
     allocation: str = "uniform"
     repair: str = "none"
+    calibration: str | None = None
     recovery: str = NO_RECOVERY
     recovery_tokens: int = Field(default=0, ge=0)
     seed: int = 0
@@ -271,10 +301,17 @@ class CellRecord(Coordinates):
     speeds: tuple[SpeedAt, ...] = ()
     params: int | None = None
     base_params: int | None = None
+    hardware: Hardware | None = Field(default=None, description="what the roofline in `speeds` was computed from")
+    left_out: tuple[str, ...] = Field(default=(), description="levels that failed a gate, with the gate's names")
     attempts: int = Field(default=1, ge=1)
     started_at: str = Field(description="ISO 8601, UTC")
     wall_s: float
+    processor_s: float | None = Field(
+        default=None,
+        description="of the measuring process and of what it started and saw end; a busy machine adds none",
+    )
     stages_s: dict[str, float] = Field(default_factory=dict, description="what the time went into")
+    raw: str | None = Field(default=None, description="below the study's folder: the load tests' own files, if any")
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from artifacts.units import format_bytes, format_seconds
-from compressors.buffers import Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.shards import Stored
 from compressors.together import ROUNDS
+from compressors.workload import Workload
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
@@ -70,10 +72,12 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
 
 
 def _operations(workload: Workload, block_elements: int) -> float:
-    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving."""
+    """Every stream's forward pass, and the pruned one's once more to observe; Gram and cross products; solving;
+    the drawn masks' passes."""
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
-    return forward * (1 + workload.products) * _attempts(workload)
+    learning = 2.0 * block_elements * prod(workload.drawn)
+    return forward * (1 + workload.products) * _attempts(workload) + learning
 
 
 def _attempts(workload: Workload) -> int:

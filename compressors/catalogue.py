@@ -6,7 +6,10 @@ of checkpoint follow from those.
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from artifacts.variant import Unit
@@ -15,6 +18,7 @@ from compressors.methods import REGISTRY
 from compressors.recovery.methods import METHODS as RECOVERY_METHODS
 from compressors.registry import Method, Need
 
+_CHOPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "layer_chop_cpu_202611.json"
 _UNITS: dict[Unit, str] = {
     "ffn": "FFN channels",
     "kv": "KV groups",
@@ -34,6 +38,8 @@ _WIDTH_COST: dict[Need, tuple[str, str, str]] = {
     "gradients": ("text", "L N D", "a forward and a backward pass"),
 }
 _DEPTH_COST = ("text", "N D a candidate", "a pass per candidate, or one in all for block influence")
+_NO_COST = ("none", "nothing", "none")
+_LEARNING_COST = ("text", "the model, N D, states of a step's masks", "a pass per drawn mask, thousands of them")
 _MASK_COST: dict[Need, tuple[str, str, str]] = {
     "nothing": ("none", "nothing", "a pass over the weights"),
     "energy": ("text", "N D", "one pass"),
@@ -84,8 +90,37 @@ def page() -> str:
             "",
             *_table(("method", "source"), ((f"`{method.name}`", method.paper) for method in RECOVERY_METHODS.values())),
             "",
+            *_chopped_and_healed(),
         ]
     )
+
+
+def _chopped_and_healed() -> list[str]:
+    """What LayerChop is here: two commands, and what they did to the demo model, from the committed raw data."""
+    if not _CHOPPED.is_file():
+        return []
+    raw = json.loads(_CHOPPED.read_text(encoding="utf-8"))
+    header = ("layers gone", "tokens trained on", "held-out nats before", "after", "dense")
+    rows = [
+        (
+            f"{', '.join(row['settings'])}: {', '.join(map(str, row['removed_layers']))}",
+            f"{row['trained_tokens']:,}",
+            *(f"{row[when]['loss_nats']:.3f}" for when in ("before", "after")),
+            f"{raw['dense']['loss_nats']:.3f}",
+        )
+        for row in raw["rows"]
+        if row["method"] == "layer_chop"
+    ]
+    return [
+        "## Layers by place, then training",
+        "",
+        "LayerChop is two commands, `compress MODEL --method layer_chop --ratio 0.25 --units layers --out chopped` and "
+        "`recover chopped --method full --text TEXT --tokens N --out healed`; the variant's record counts the tokens. "
+        "On the demo model ([all arms](../benchmarks/layer_chop_cpu_202611.md)):",
+        "",
+        *_table(header, rows),
+        "",
+    ]
 
 
 def _methods() -> tuple[Method, ...]:
@@ -102,14 +137,20 @@ def _cost(method: Method) -> tuple[str, str, str]:
         return _REFINED_COST
     if method.rank_width is not None:
         return _WIDTH_COST[method.needs]
+    if method.learns:
+        return _LEARNING_COST
     if method.masks:
         return _WHOLE_FFN_COST if method.mask_ffn is not None else _MASK_COST[method.needs]
-    return _DEPTH_COST if method.select_depth is not None else _BASIS_COST
+    if method.select_depth is not None:
+        return _DEPTH_COST if method.needs_calibration else _NO_COST
+    return _BASIS_COST
 
 
 def _checkpoint(method: Method) -> str:
     if method.masks:
         return "stock, no faster"
+    if method.learns:
+        return "stock if uniform or layers, else per-layer"
     halves = {"attention_sublayers", "ffn_sublayers"} & set(method.units)
     if halves:
         return "stock for layers, per-layer for halves"
@@ -124,8 +165,8 @@ def _first_sentence(method: Method) -> str:
 
 
 def _settings(config: Any) -> str:
-    fields = {} if config is None else {name: getattr(config, name) for name in getattr(config, "__slots__", ())}
-    return ", ".join(f"{name} = {value}" for name, value in fields.items()) or "none"
+    values = {} if config is None else {field.name: getattr(config, field.name) for field in fields(config)}
+    return ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
 
 
 def _table(header: tuple[str, ...], rows: Any) -> list[str]:

@@ -84,8 +84,7 @@ def _fitted(request: CompressionRequest) -> CompressionRequest:
         request = replace(request, repair=None)
     if not REGISTRY.named(request.method).masks:
         request = replace(request, pattern=None)
-    method, _ = resolve_method(request)
-    resolve_repair(request, method)
+    resolve_repair(request, *resolve_method(request))
     if request.ratio == 0:
         raise ConfigError("A step of ratio 0 does nothing. Leave it out or give a ratio above 0.")
     return request

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from artifacts.errors import ConfigError
 from artifacts.progress import Progress, silent
 from compressors.arch import WidthUnit
 from compressors.blocks import BlockModel
@@ -24,7 +25,7 @@ DepthUnit = Literal["layers", "attention_sublayers", "ffn_sublayers"]
 Removal = tuple[DepthUnit, int]
 
 DEPTH_UNITS: tuple[DepthUnit, ...] = ("layers", "attention_sublayers", "ffn_sublayers")
-_HALVES: dict[DepthUnit, tuple[WidthUnit, ...]] = {
+HALVES_OF: dict[DepthUnit, tuple[WidthUnit, ...]] = {
     "layers": ("kv", "ffn"),
     "attention_sublayers": ("kv",),
     "ffn_sublayers": ("ffn",),
@@ -45,7 +46,8 @@ class Protection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthEvidence:
-    """`base` is what each layer has now, `removed` how many of each kind have to go, `windows` [N, T] token ids.
+    """`base` is what each layer has now, `removed` how many of each kind have to go, `windows` [N, T] token ids, None
+    for a method that needs none.
 
     `random` is seeded by the run's seed. Hidden states and the bench are made anew at each call, one block in memory.
     """
@@ -53,21 +55,28 @@ class DepthEvidence:
     base: Allocation
     removed: Mapping[DepthUnit, int]
     model: BlockModel
-    windows: Tensor
+    windows: Tensor | None
     random: Random
     progress: Progress = silent
 
+    @property
+    def required_windows(self) -> Tensor:
+        """Raises ConfigError without calibration."""
+        if self.windows is None:
+            raise ConfigError("This method needs calibration text. Give --calibration FILE or a hub dataset.")
+        return self.windows
+
     def hidden_states(self) -> Iterator[Tensor]:
         """[N, T, D] before layer 0, after it, ... after the last: one more than there are layers."""
-        return hidden_states(self.model, self.windows)
+        return hidden_states(self.model, self.required_windows)
 
     def half_states(self) -> Iterator[Tensor]:
         """[N, T, D] before layer 0, behind its attention, behind its FFN, ...: one more than twice the layers."""
-        return half_states(self.model, self.windows)
+        return half_states(self.model, self.required_windows)
 
     def bench(self) -> DivergenceBench:
         """Judges allocations by their KL divergence from the model as it is."""
-        return DivergenceBench(self.model, self.windows)
+        return DivergenceBench(self.model, self.required_windows)
 
     def removable(self, kind: DepthUnit, protection: Protection) -> tuple[Removal, ...]:
         """All removals of a kind, of whole layers those outside the protected ends, in order of layers.
@@ -87,14 +96,14 @@ class DepthEvidence:
 
 def is_present(budget: LayerBudget, kind: DepthUnit) -> bool:
     """Whether the layer has anything of this kind that could go."""
-    return any(budget.count(unit) > 0 for unit in _HALVES[kind])
+    return any(budget.count(unit) > 0 for unit in HALVES_OF[kind])
 
 
 def without(base: Allocation, removals: Iterable[Removal]) -> Allocation:
     """What is left of each layer."""
     left = list(base)
     for kind, index in removals:
-        for unit in _HALVES[kind]:
+        for unit in HALVES_OF[kind]:
             absent = {"kv_groups": 0} if unit == "kv" else {"ffn_channels": 0}
             left[index] = replace(left[index], **absent)
     return tuple(left)

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from artifacts.progress import Progress, silent
 from artifacts.variant import LayerShape
+from compressors.allocation.learned import ALLOCATOR as LEARNED
 from compressors.allocation.problem import Problem
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS
 from compressors.blocks import CheckpointModel
 from compressors.budget import base_widths, removed_counts, uniform_allocation
 from compressors.calibration import CalibrationSet
-from compressors.depth import DepthEvidence
+from compressors.depth import DEPTH_UNITS, DepthEvidence
 from compressors.export import assemble_weights, copy_companions, write_config, write_probe
 from compressors.gradients import gradient_rankings
 from compressors.manifest import Making, Stopwatch, shapes_after
+from compressors.mask_learning import MaskLearning
 from compressors.masking import MaskingJob, mask_blocks
 from compressors.masks import Pattern
+from compressors.methods import REGISTRY
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.relabel import checkpoint_config
 from compressors.sequential import PruningJob
@@ -61,7 +64,7 @@ class Maker:
         blocks = self._block_folder(model, model.skeleton)
         job = self._ranked(model, pruning_job(self.task))
         with self.watch.stage("allocate", self.progress):
-            job = replace(job, allocation=self._allocation(model, job))
+            job = replace(job, allocation=job.allocation or self._allocation(model, job))
         with self.watch.stage("prune", silent):
             plan = prune_blocks(model, job, self.windows, blocks, self.progress, self._states)
         return self._exported(model, job, plan, blocks)
@@ -117,13 +120,38 @@ class Maker:
         return HiddenCut(basis.float().to(model.device), self.task.source.dtype)
 
     def _ranked(self, model: CheckpointModel, job: PruningJob) -> PruningJob:
-        """Gradient methods rank on the dense model, before anything is cut."""
+        """Gradient methods and those that learn rank on the dense model, before anything is cut."""
+        if self.task.method.learns:
+            with self.watch.stage("masks", silent):
+                return self._learnt(model, job)
         if self.task.method.needs != "gradients" or self.windows is None:
             return job
         with self.watch.stage("gradients", silent):
             ranked = tuple(unit for unit in WIDTH_UNITS if unit in self.task.units)
             rankings = gradient_rankings(model, self.task.method, ranked, self.windows, job.seed, self.progress)
         return replace(job, rankings=rankings)
+
+    def _learnt(self, model: CheckpointModel, job: PruningJob) -> PruningJob:
+        task = self.task
+        assert self.windows is not None
+        resident = stays_resident(task.source.footprint)
+        learning = MaskLearning(
+            model=CheckpointModel(task.source.folder, task.request.device, keep_resident=resident),
+            job=job,
+            windows=self.windows,
+            registry=REGISTRY,
+            resident=resident,
+            known=self.workspace.found_policy(),
+            keep=self.workspace.keep_policy,
+            progress=self.progress,
+        )
+        if any(unit in DEPTH_UNITS for unit in task.units):
+            removed = removed_counts(task.request.ratio, task.units, base_widths(model.config))
+            return replace(job, allocation=learning.depths(removed))
+        if task.allocator is LEARNED:
+            return replace(job, rankings=learning.widths(task.target, None))
+        allocation = self._allocation(model, job)
+        return replace(job, allocation=allocation, rankings=learning.widths(None, allocation))
 
     def _allocation(self, model: CheckpointModel, job: PruningJob) -> Allocation:
         task, widths = self.task, base_widths(model.config)
@@ -132,7 +160,6 @@ class Maker:
         assert task.budget is not None
         if task.method.select_depth is None:
             return uniform_allocation(task.budget, task.source.dimensions, widths)
-        assert self.windows is not None
         evidence = DepthEvidence(
             base=widths,
             removed=removed_counts(task.request.ratio, task.units, widths),

@@ -30,8 +30,8 @@ from compressors.statistics import ConsumerStatistics
 Need = Literal["nothing", "energy", "gram", "gradients"]
 
 # What is looked at before anything is cut, which decides how much memory it takes: nothing, how the dense states turn,
-# candidates against the dense model, the directions of its stream, rankings on it, or refitted levels.
-Survey = Literal["none", "influence", "candidates", "basis", "rankings", "levels"]
+# candidates against the dense model, the directions of its stream, rankings on it, refitted levels, or drawn masks.
+Survey = Literal["none", "influence", "candidates", "basis", "rankings", "levels", "masks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +69,10 @@ class Method:
     """`rank_width(config, evidence)` orders the units of a layer; `select_depth(config, evidence)` removes
     layers, or halves of them, and says what is left; `find_basis(config, states)` orders directions of the residual
     stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head;
-    `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four. One
-    that masks may have `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together; one
-    that ranks may have `refine(config, evidence)`, which chooses and refits a half as a whole where there is a ridge
-    repair.
+    `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four, or
+    `learns` masks of units instead (`mask_learning`), its configuration saying how. One that masks weights may have
+    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together; one that ranks may have
+    `refine(config, evidence)`, which chooses and refits a half as a whole where there is a ridge repair.
 
     The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
     many of them are judged together, None for one per removal that is possible.
@@ -88,6 +88,7 @@ class Method:
     find_basis: BasisFinder | None = None
     mask_matrices: MatrixMasker | None = None
     mask_ffn: FfnMasker | None = None
+    learns: bool = False
     refine: HalfRefiner | None = None
     survey: Survey = "none"
     candidates: int | None = None

@@ -11,13 +11,17 @@ import torch
 from artifacts.errors import ConfigError
 from artifacts.variant import Unit
 from compressors.allocation import allocator_named
+from compressors.allocation.learned import ALLOCATOR as LEARNED_ALLOCATOR
 from compressors.allocation.problem import Allocator
+from compressors.arch import WIDTH_UNITS
 from compressors.budget import require_ratio
 from compressors.costs import CostKind
+from compressors.depth import DEPTH_UNITS
 from compressors.masks import Pattern, parse_pattern
 from compressors.methods import REGISTRY
 from compressors.registry import Method
 from compressors.repair import Repair
+from compressors.settings import with_settings
 
 Device = Literal["cpu", "cuda"]
 # "units" removes the share of each kind of unit, the others the share of a cost.
@@ -33,14 +37,15 @@ class CompressionRequest:
     names; None is "units" for the uniform allocation and "params" for others. A method that masks single weights makes
     the share `ratio` of each matrix zero, with `pattern` n:m in every group of m. `map_states` keeps the calibration
     hidden states in files beside the result instead of in memory; `together` blocks in a row are pruned for what they
-    output together. `keep_unfinished` leaves finished work behind on
-    Ctrl-C, for the same request to go on from.
+    output together. `keep_unfinished` leaves finished work behind on Ctrl-C, for the same request to go on from.
+    `settings` are `name=value`, of the method's own in docs/methods.md.
     """
 
     model: str
     out: Path
     method: str
     ratio: float
+    settings: tuple[str, ...] = ()
     units: tuple[Unit, ...] | None = None
     calibration: str | None = None
     calibration_tokens: int = 32768
@@ -59,9 +64,9 @@ class CompressionRequest:
 
 
 def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...]]:
-    """The method and the units it is to prune. Raises ConfigError for a ratio, name, unit or missing text."""
+    """The method and the units it is to prune. Raises ConfigError for a ratio, name, setting, unit or missing text."""
     require_ratio(request.ratio)
-    method = REGISTRY.named(request.method)
+    method = with_settings(REGISTRY.named(request.method), request.settings)
     units = method.units[:1] if request.units is None else tuple(dict.fromkeys(request.units))
     unfit = [unit for unit in units if unit not in method.units]
     if unfit or not units:
@@ -69,6 +74,8 @@ def resolve_method(request: CompressionRequest) -> tuple[Method, tuple[Unit, ...
             f"Method {method.name} cannot prune {', '.join(unfit) or 'nothing'}. "
             f"Its units are {', '.join(method.units)}."
         )
+    if method.learns and set(units) & set(DEPTH_UNITS) and set(units) & set(WIDTH_UNITS):
+        raise ConfigError(f"Method {method.name} learns widths or what goes whole, not both. Make one a --then step.")
     if method.needs_calibration and request.calibration is None:
         raise ConfigError(f"Method {method.name} needs calibration text. Give --calibration FILE or a hub dataset.")
     return method, units
@@ -89,15 +96,16 @@ def require_device(device: Device) -> None:
         raise ConfigError("device is cuda, but PyTorch sees no CUDA device here. Use --device cpu.")
 
 
-def resolve_repair(request: CompressionRequest, method: Method) -> Repair:
+def resolve_repair(request: CompressionRequest, method: Method, units: tuple[Unit, ...]) -> Repair:
     """What is done to cut consumers. Raises ConfigError if a repair was asked for and cannot be."""
+    can_be_repaired = method.can_be_repaired and not set(units) & set(DEPTH_UNITS)
     if request.repair is None:
-        return "ridge" if method.can_be_repaired and request.calibration is not None else "none"
+        return "ridge" if can_be_repaired and request.calibration is not None else "none"
     if request.repair != "none" and method.masks:
         raise ConfigError(f"Method {method.name} masks weights, which a repair would fill. Use --no-compensate.")
-    if request.repair != "none" and not method.can_be_repaired:
+    if request.repair != "none" and not can_be_repaired:
         raise ConfigError(f"Method {method.name} removes layers, which leaves nothing to refit. Use --no-compensate.")
-    if request.repair == "bias" and method.rank_width is None:
+    if request.repair == "bias" and method.find_basis is not None:
         raise ConfigError(f"Method {method.name} can be repaired by ridge only. Use --repair ridge or none.")
     if request.repair != "none" and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")
@@ -115,12 +123,27 @@ def require_together(request: CompressionRequest, method: Method, repair: Repair
         )
 
 
-def resolve_allocation(request: CompressionRequest, method: Method) -> tuple[Allocator, BudgetKind]:
+def _require_learning(allocator: Allocator, method: Method) -> None:
+    """Raises ConfigError where an allocation wants rankings too early, or learnt ones of a method that learns none."""
+    if method.learns and allocator.survey in ("rankings", "levels"):
+        raise ConfigError(
+            f"Method {method.name} learns under a budget, and allocation {allocator.name} wants rankings before there "
+            "is one. Use --allocation learned, or uniform."
+        )
+    if allocator is LEARNED_ALLOCATOR and not method.learns:
+        raise ConfigError(f"Method {method.name} learns no probabilities to allocate by. Use another --allocation.")
+
+
+def resolve_allocation(
+    request: CompressionRequest, method: Method, units: tuple[Unit, ...]
+) -> tuple[Allocator, BudgetKind]:
     """How the budget is spread and what it is counted in. Raises ConfigError for what does not go together."""
     allocator = allocator_named(request.allocation)
     is_uniform = allocator.name == "uniform"
     kind: BudgetKind = request.budget or ("units" if is_uniform else "params")
-    if method.rank_width is None and (not is_uniform or kind != "units"):
+    _require_learning(allocator, method)
+    learns_widths = method.learns and not set(units) & set(DEPTH_UNITS)
+    if method.rank_width is None and not learns_widths and (not is_uniform or kind != "units"):
         raise ConfigError(
             f"Method {method.name} does not choose widths, so there are none to allocate. "
             "Use --allocation uniform --budget units."

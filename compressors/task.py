@@ -17,12 +17,12 @@ from compressors.allocation.problem import Allocator
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
-from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.headers import read_headers
 from compressors.level_store import level_bytes
 from compressors.masks import Pattern
 from compressors.plan import Allocation
+from compressors.policy import PolicyConfig
 from compressors.registry import Method
 from compressors.repair import Repair
 from compressors.request import (
@@ -37,6 +37,7 @@ from compressors.request import (
 )
 from compressors.sequential import PruningJob
 from compressors.source import Source, load_tokenizer, open_source
+from compressors.workload import Consumer, Workload
 
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4
@@ -87,9 +88,9 @@ class Task:
 def resolve_task(request: CompressionRequest) -> Task:
     """Raises ConfigError, CheckpointError or UnsupportedModel for everything that can be refused this early."""
     method, units = resolve_method(request)
-    repair = resolve_repair(request, method)
+    repair = resolve_repair(request, method, units)
     require_together(request, method, repair)
-    allocator, kind = resolve_allocation(request, method)
+    allocator, kind = resolve_allocation(request, method, units)
     pattern = resolve_pattern(request, method)
     require_device(request.device)
     require_free_name(request.out)
@@ -176,7 +177,7 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
     looks = windows is not None and (job.wants_streams or task.method.masks)
     alternates = task.method.mask_ffn is not None or (task.method.refine is not None and job.refines)
-    survey = task.method.survey if task.target is None else task.allocator.survey
+    survey = task.method.survey if task.target is None or task.method.learns else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
         tokens=0 if windows is None else windows.numel(),
@@ -193,9 +194,10 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         gradients=task.method.needs == "gradients" and windows is not None,
         survey=survey,
         candidates=(task.method.candidates or depth_options) if survey == "candidates" else _MANY,
-        resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence") else 0,
+        resident_bytes=_resident_bytes(task) if survey in ("levels", "rankings", "influence", "masks") else 0,
         level_bytes=_level_bytes(task),
         masks=task.method.masks,
+        drawn=(0, 0) if windows is None else _drawn(task.method, windows),
         remembered=looks * alternates * _remembered(task),
         together=min(task.request.together, layers),
     )
@@ -219,13 +221,23 @@ def _consumers(task: Task) -> tuple[Consumer, ...]:
     )
 
 
+def _drawn(method: Method, windows: Tensor) -> tuple[int, int]:
+    """Steps of a method that learns masks, and the tokens that the masks of a step run through together."""
+    if not isinstance(method.config, PolicyConfig):
+        return 0, 0
+    count, tokens = windows.shape
+    batch = min(count, max(1, method.config.batch_tokens // tokens))
+    return method.config.steps, method.config.samples * batch * tokens
+
+
 def _unit_columns(task: Task) -> dict[WidthUnit, int]:
     config = task.source.config
     return unit_columns(config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"])
 
 
 def _resident_bytes(task: Task) -> int:
-    if task.target is None or not stays_resident(task.source.footprint):
+    searches = task.target is not None or task.method.learns
+    if not searches or not stays_resident(task.source.footprint):
         return 0
     ends = task.source.config["vocab_size"] * task.source.config["hidden_size"]
     return (task.source.footprint.params_blocks + ends) * _FLOAT_BYTES

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -22,12 +22,14 @@ from artifacts.files import disk_error, write_text_atomically
 from artifacts.unfinished import remove_working_folder, working_folder
 from compressors.arch import LayerView
 from compressors.plan import Allocation, LayerBudget, LayerPlan
+from compressors.policy import PolicyState
 from compressors.shards import Resident, Stored, metadata_of_file, tensors_of_file, write_shard
 from compressors.skeleton import Skeleton
 
 _RESULT = "result"
 _KEPT = "kept_units"
 _ALLOCATION = "allocation.json"
+_POLICY = "policy.json"
 
 
 @contextmanager
@@ -86,7 +88,7 @@ class Workspace:
     @property
     def is_started(self) -> bool:
         """Whether there is anything that another attempt would not have to do again."""
-        return any(self.blocks.iterdir()) or (self.folder / _ALLOCATION).is_file()
+        return any(self.blocks.iterdir()) or any((self.folder / name).is_file() for name in (_ALLOCATION, _POLICY))
 
     def found_allocation(self) -> Allocation | None:
         """What a search of an earlier attempt ended with."""
@@ -98,8 +100,22 @@ class Workspace:
     def keep_allocation(self, allocation: Allocation) -> None:
         write_text_atomically(self.folder / _ALLOCATION, json.dumps([asdict(layer) for layer in allocation]))
 
+    def found_policy(self) -> PolicyState | None:
+        """Where learning stood in an earlier attempt."""
+        path = self.folder / _POLICY
+        if not path.is_file():
+            return None
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return PolicyState(**known | {"probabilities": torch.tensor(known["probabilities"], dtype=torch.float64)})
+
+    def keep_policy(self, state: PolicyState) -> None:
+        """Numbers come back as they were: JSON holds the shortest text that reads as the same double."""
+        known = {field.name: getattr(state, field.name) for field in fields(state)}
+        text = json.dumps(known | {"probabilities": state.probabilities.tolist()})
+        write_text_atomically(self.folder / _POLICY, text)
+
     def prepare(self) -> None:
-        """Keeps finished blocks and a found allocation of an earlier attempt, and nothing else of it."""
+        """Keeps an earlier attempt's finished blocks, found allocation and learnt chances, and nothing else of it."""
         for part in (self.result, self.states, self.levels):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)

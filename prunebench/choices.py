@@ -33,6 +33,8 @@ class Method(StrEnum):
     block_influence = "block_influence"
     greedy_kl = "greedy_kl"
     evolutionary_depth = "evolutionary_depth"
+    layer_chop = "layer_chop"
+    policy_gradient = "policy_gradient"
     hidden_slice = "hidden_slice"
     weight_magnitude = "weight_magnitude"
     wanda = "wanda"
@@ -50,6 +52,7 @@ class Allocation(StrEnum):
     global_threshold = "global_threshold"
     dynamic_programme = "dynamic_programme"
     evolutionary = "evolutionary"
+    learned = "learned"
 
 
 class BudgetKind(StrEnum):
@@ -131,6 +134,10 @@ PatternOption = Annotated[
     typer.Option(
         metavar="N:M", help="For methods that mask weights: n zeros in every m of a row. No engine gains speed."
     ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, see docs/methods.md; several times."),
 ]
 Steps = Annotated[
     list[str] | None,
@@ -222,6 +229,6 @@ def parse_step(text: str) -> dict[str, Any]:
     method, _, rest = text.partition(":")
     ratio, _, units = rest.partition(":")
     try:
-        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None)}
+        return {"method": method, "ratio": float(ratio), "units": parse_units(units or None), "settings": ()}
     except ValueError as error:
         raise ConfigError(f"--then {text!r} is not METHOD:RATIO[:UNITS], as in greedy_kl:0.2:layers.") from error

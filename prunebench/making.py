@@ -23,6 +23,7 @@ from prunebench.choices import (
     PatternOption,
     RecoveryMethod,
     RepairOption,
+    Settings,
     Steps,
     Together,
     Trainable,
@@ -37,10 +38,9 @@ def compress(
     model: Annotated[str, typer.Argument(help="Local checkpoint folder or hub id, e.g. Qwen/Qwen2.5-0.5B.")],
     out: Folder,
     method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
-    ratio: Annotated[
-        float, typer.Option(help="Share of each chosen kind of unit to remove, or of weights to mask, in [0, 1).")
-    ],
+    ratio: Annotated[float, typer.Option(help="Share of each kind of unit to remove, of weights to mask: [0, 1).")],
     units: UnitNames = None,
+    settings: Settings = None,
     calibration: CalibrationText = None,
     calibration_tokens: Annotated[int, typer.Option(help="How much of it to use.")] = 32768,
     seed: Annotated[int, typer.Option(help="Decides random choices and calibration windows.")] = 0,
@@ -61,7 +61,8 @@ def compress(
     Example: prunebench compress MODEL --out pruned-30 --method wanda_sp --ratio 0.3 --units ffn --calibration text.txt
 
     Depth, then width: prunebench compress MODEL --out both --method greedy_kl --ratio 0.1 --then wanda_sp:0.25:ffn
-    --calibration text.txt. Calibration, seed and the other options hold for every step; the result's ratios count all.
+    --calibration text.txt. Calibration, seed and the other options but --set hold for every step; the result's ratios
+    count all.
     """
     from compressors.chain import compress_chain
     from compressors.request import CompressionRequest
@@ -73,6 +74,7 @@ def compress(
         method=method.value,
         ratio=ratio,
         units=parse_units(units),
+        settings=tuple(settings or ()),
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         seed=seed,

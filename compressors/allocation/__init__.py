@@ -9,6 +9,7 @@ from compressors.allocation import (
     evolutionary,
     global_threshold,
     influence_softmax,
+    learned,
     uniform,
 )
 from compressors.allocation.problem import Allocator
@@ -20,6 +21,7 @@ ALLOCATORS: tuple[Allocator, ...] = (
     global_threshold.ALLOCATOR,
     dynamic_programme.ALLOCATOR,
     evolutionary.ALLOCATOR,
+    learned.ALLOCATOR,
 )
 
 

@@ -8,9 +8,11 @@ from compressors.methods import (
     flap,
     greedy_depth,
     hidden_slice,
+    layer_chop,
     magnitude,
     modegpt_mlp,
     obs,
+    policy_gradient,
     prunenet,
     random_units,
     sparsegpt,
@@ -27,7 +29,7 @@ REGISTRY = Registry(
     module.METHOD
     for module in (
         *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, sparsellm_structured),
-        *(block_influence, greedy_depth, evolutionary_depth, hidden_slice),
+        *(policy_gradient, block_influence, greedy_depth, evolutionary_depth, layer_chop, hidden_slice),
         *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

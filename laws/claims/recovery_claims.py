@@ -14,7 +14,16 @@ from laws.claims.claim import Measurement, Number
 from laws.claims.evidence import conditions_of, grouped
 from laws.fits.bootstrap import mean_interval
 from laws.studies.comparison import Analysis
-from laws.studies.records import MEAN_OF_TASKS, Study, VariantKey, accuracy_of, loss_of, method_label, shape_key
+from laws.studies.records import (
+    MEAN_OF_TASKS,
+    Study,
+    VariantKey,
+    accuracy_of,
+    loss_of,
+    method_label,
+    shape_key,
+    variant_key,
+)
 
 _BELOW = 0.5
 
@@ -32,8 +41,8 @@ def recovery_gain(analysis: Analysis) -> Iterator[Measurement]:
         numbers = (
             Number(name="largest gain", value=mean, low=low, high=high, n=len(gains[best])),
             Number(name="mean gain", value=fmean(g for each in gains.values() for g in each), n=len(gains)),
-            Number(name="r of the largest gain", value=best[2], n=1),
-            Number(name="tokens of the largest gain", value=best[6], n=1),
+            Number(name="r of the largest gain", value=best.ratio, n=1),
+            Number(name="tokens of the largest gain", value=best.recovery_tokens, n=1),
         )
         used = [cell for cell in cells if loss_of(cell, name)]
         yield Measurement(
@@ -52,8 +61,7 @@ def gains_of(cells: Sequence[CellRecord], name: str) -> dict[VariantKey, list[fl
     for cell in cells:
         before, after = bare.get((shape_key(cell), cell.seed)), loss_of(cell, name)
         if cell.recovery != NO_RECOVERY and before and after:
-            key = (*shape_key(cell), cell.recovery, cell.recovery_tokens)
-            gains.setdefault(key, []).append((before - after[0]) / before)
+            gains.setdefault(variant_key(cell), []).append((before - after[0]) / before)
     return gains
 
 

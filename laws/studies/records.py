@@ -1,7 +1,8 @@
 """What does a study hold? Its cells, found from a folder or from the study's file, and how they are grouped.
 
-A variant is one point of the study without its seed: what one would build. Speeds are measured once per shape, so that
-a recovered variant, which has the shape of its parent, is as fast as that.
+A variant is one point of the study without its seed: what one would build. Speeds are measured once per shape: a
+recovered variant is as fast as its parent, and so are variants of other methods that keep as much of every layer, for
+an engine does not know which channels they were.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from artifacts.errors import ConfigError
 from artifacts.study import NO_RECOVERY, CellRecord, SpeedAt, StudyFile, load_cells
@@ -21,8 +23,32 @@ MEAN_OF_TASKS = "mean of all tasks"
 _SUFFIX = ".study"
 _DATA_FREE = ("random", "magnitude", "prunenet")
 
-VariantKey = tuple[str, str, float, str, str, str, int]
-ShapeKey = tuple[str, str, float, str, str]
+Footprint = tuple[str, int, tuple[float, ...]]
+_UNIFORM = "uniform"
+
+
+class ShapeKey(NamedTuple):
+    """Cells that differ in training and seed alone have one."""
+
+    model: str
+    method: str
+    ratio: float
+    allocation: str
+    repair: str
+    calibration: str
+
+
+class VariantKey(NamedTuple):
+    """Cells that differ in the seed alone have one."""
+
+    model: str
+    method: str
+    ratio: float
+    allocation: str
+    repair: str
+    calibration: str
+    recovery: str
+    recovery_tokens: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,20 @@ class Study:
         for cell in self.cells:
             found[shape_key(cell)] = found.get(shape_key(cell), ()) + cell.speeds
         return found
+
+    @cached_property
+    def _by_footprint(self) -> dict[Footprint, tuple[CellRecord, ...]]:
+        found: dict[Footprint, tuple[CellRecord, ...]] = {}
+        for cell in self.cells:
+            if cell.speeds and (footprint := footprint_of(cell)) is not None:
+                found[footprint] = (*found.get(footprint, ()), cell)
+        return found
+
+    def timed_as(self, cell: CellRecord, level: str) -> CellRecord | None:
+        """The cell of another variant with the same tensor shapes whose speed was measured at the level."""
+        footprint = footprint_of(cell)
+        alike = self._by_footprint.get(footprint, ()) if footprint else ()
+        return next((twin for twin in alike if any(row.level == level for row in twin.speeds)), None)
 
     @cached_property
     def loss_sets(self) -> tuple[str, ...]:
@@ -116,24 +156,36 @@ def on_hardware(study: Study, name: str | None) -> Study:
 
 
 def variant_key(cell: CellRecord) -> VariantKey:
-    return (*shape_key(cell), cell.recovery, cell.recovery_tokens)
+    return VariantKey(*shape_key(cell), cell.recovery, cell.recovery_tokens)
 
 
 def shape_key(cell: CellRecord) -> ShapeKey:
-    return cell.model, cell.method, cell.ratio, cell.allocation, cell.repair
+    return ShapeKey(cell.model, cell.method, cell.ratio, cell.allocation, cell.repair, cell.calibration or "")
+
+
+def footprint_of(cell: CellRecord) -> Footprint | None:
+    """Equal for equal tensor shapes: the parameters, and what is left of blocks, KV cache and operations, to the last.
+
+    None where sums do not tell shapes: with an allocation that is not uniform, and for a dense model or its twin.
+    """
+    if cell.ratio == 0 or cell.allocation != _UNIFORM or cell.params is None or cell.ratios is None:
+        return None
+    left = cell.ratios.model_dump(exclude={"nominal"})
+    return cell.model, cell.params, tuple(left.values())
 
 
 def method_label(cell: CellRecord) -> str:
-    """The method, with its allocation and repair where they are not the plain ones."""
-    extras = [x for x, plain in ((cell.allocation, "uniform"), (cell.repair, "none")) if x != plain]
+    """The method, with its allocation and repair where they are not the plain ones, and its text of several."""
+    extras = [x for x, plain in ((cell.allocation, _UNIFORM), (cell.repair, "none")) if x != plain]
+    extras += [f"calibrated on {cell.calibration}"] if cell.calibration else []
     return f"{cell.method} ({', '.join(extras)})" if extras else cell.method
 
 
 def variant_name(key: VariantKey) -> str:
     """`qwen random 0.3, lora 5 M`, for people."""
-    model, method, ratio, _, _, recovery, tokens = key
-    name = model if ratio == 0 and method == "dense" else f"{model} {method} {ratio:g}"
-    return name if recovery == NO_RECOVERY else f"{name}, {recovery} {tokens / 1e6:g} M tokens"
+    name = key.model if key.ratio == 0 and key.method == "dense" else f"{key.model} {key.method} {key.ratio:g}"
+    name += f" calibrated on {key.calibration}" if key.calibration else ""
+    return name if key.recovery == NO_RECOVERY else f"{name}, {key.recovery} {key.recovery_tokens / 1e6:g} M tokens"
 
 
 def accuracy_of(cell: CellRecord, task: str) -> tuple[float, float] | None:
@@ -148,9 +200,15 @@ def loss_of(cell: CellRecord, name: str) -> tuple[float, float] | None:
     return (row.loss_nats, row.base_loss_nats) if row else None
 
 
+def hardware_of(cell: CellRecord) -> str:
+    where = cell.provenance
+    return ", ".join(where.gpus) or f"{where.cpu or 'unknown processor'}, {where.cpu_cores} cores"
+
+
 def measured_on(cells: Iterable[CellRecord]) -> str:
     """Hardware and commits of the cells, for the line below a number."""
-    given = [cell.provenance for cell in cells]
-    hardware = dict.fromkeys(", ".join(p.gpus) or f"{p.cpu or 'unknown processor'}, {p.cpu_cores} cores" for p in given)
-    commits = dict.fromkeys((p.commit or "no commit")[:12] + ("+" if p.commit_dirty else "") for p in given)
+    given = list(cells)
+    hardware = dict.fromkeys(hardware_of(cell) for cell in given)
+    made = [cell.provenance for cell in given]
+    commits = dict.fromkeys((p.commit or "no commit")[:12] + ("+" if p.commit_dirty else "") for p in made)
     return f"{'; '.join(hardware)}; commit {', '.join(commits)}"

@@ -30,10 +30,10 @@ def demo_text(name: str) -> str:
     raise ConfigError(f"{name} is no part of the demo's corpus. Use {', '.join(PREFIX + p for p in get_args(Split))}.")
 
 
-def line_end_questions() -> str:
+def line_end_questions(part: Split = "held_out") -> str:
     """JSON lines for `evaluate --task`, the same on every machine with this interpreter; files take turns."""
     draw = Random(0)
-    cases = [_cases(text, draw) for text in _texts("held_out")]
+    cases = [_cases(text, draw) for text in _texts(part)]
     asked = []
     for turn in range(_PER_FILE):
         for index, own in enumerate(cases):

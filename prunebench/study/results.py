@@ -22,8 +22,9 @@ SQLITE_NAME = "results.sqlite"
 TABLE = "results"
 
 _TEXT, _WHOLE, _REAL = (pa.string(), "TEXT"), (pa.int64(), "INTEGER"), (pa.float64(), "REAL")
+_OF_CELL = ("cell", "model", "method", "allocation", "repair", "calibration", "recovery", "status", "error")
 COLUMNS = {
-    **dict.fromkeys(("cell", "model", "method", "allocation", "repair", "recovery", "status", "error"), _TEXT),
+    **dict.fromkeys(_OF_CELL, _TEXT),
     "ratio": _REAL,
     "recovery_tokens": _WHOLE,
     "seed": _WHOLE,
@@ -31,7 +32,6 @@ COLUMNS = {
     **dict.fromkeys(("value", "base_value", "low", "high"), _REAL),
     "n": _WHOLE,
 }
-_OF_CELL = ("cell", "model", "method", "allocation", "repair", "recovery", "status", "error")
 _NUMBERS_OF_CELL = ("ratio", "recovery_tokens", "seed")
 
 
@@ -44,6 +44,8 @@ def rows_of(record: CellRecord) -> Iterator[dict[str, Any]]:
 
 def _values(record: CellRecord) -> Iterator[tuple[str, str | None, str, float | None, dict[str, Any]]]:
     yield "cost", None, "wall_s", record.wall_s, {"unit": "s"}
+    if record.processor_s is not None:
+        yield "cost", None, "processor_s", record.processor_s, {"unit": "s"}
     for stage, seconds in record.stages_s.items():
         yield "cost", stage, "stage_s", seconds, {"unit": "s"}
     if record.ratios is not None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tiny_models import VOCABULARY, save_checkpoint
 
-from compressors.buffers import Consumer, Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.card import ResourceCard, resource_card
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.shards import stored_tensors
 from compressors.verify import verify_variant
+from compressors.workload import Consumer, Workload
 
 STATES, SUMS, WORK = (
     "hidden states of the calibration text",

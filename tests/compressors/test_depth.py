@@ -13,6 +13,7 @@ import torch
 from planted import FULL, cancelling_pair, depth_evidence, silence
 from tiny_models import FAMILIES, build_model, random_windows
 
+from artifacts.errors import ConfigError
 from compressors.arch import WIDTH_UNITS, LayerView
 from compressors.depth import DEPTH_UNITS, DepthEvidence, DepthUnit, Protection, Removal, without
 from compressors.divergence import DivergenceBench
@@ -225,3 +226,32 @@ def test_every_depth_method_takes_every_kind() -> None:
     for name in METHODS:
         assert REGISTRY.named(name).units == DEPTH_UNITS
     assert GreedyDepthConfig().protection == Protection(first=1, last=1)
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "expected"),
+    [
+        ("end", 1, [8]),
+        ("end", 3, [6, 7, 8]),
+        ("interleaved", 1, [5]),
+        ("interleaved", 2, [3, 7]),
+        ("interleaved", 4, [2, 4, 6, 8]),
+    ],
+)
+def test_layer_chop_goes_by_place_alone(place: str, count: int, expected: list[int]) -> None:
+    """Of ten layers the first and the last stay; no text is looked at."""
+    evidence = replace(depth_evidence(build_model(num_hidden_layers=10), {"layers": count}), windows=None)
+    assert gone(choose("layer_chop", evidence, place=place)) == expected
+
+
+def test_layer_chop_takes_halves_as_well_and_never_one_twice() -> None:
+    evidence = depth_evidence(build_model(num_hidden_layers=5), {"attention_sublayers": 2, "ffn_sublayers": 4})
+    left = choose("layer_chop", evidence, place="interleaved")
+    assert [budget.kv_groups > 0 for budget in left] == [True, False, True, False, True]
+    assert [budget.ffn_channels > 0 for budget in left].count(False) == 4
+
+
+def test_a_method_that_looks_says_when_there_is_no_text() -> None:
+    evidence = replace(depth_evidence(build_model(), {"layers": 1}), windows=None)
+    with pytest.raises(ConfigError, match="needs calibration text"):
+        choose("block_influence", evidence)

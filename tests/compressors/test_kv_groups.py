@@ -20,7 +20,9 @@ from compressors.surgery import keep_units, unit_slots
 
 SILENT_GROUP = 2
 HEAD_WIDTH, QUERY_HEADS_PER_GROUP = 32, 2
-KV_METHODS = tuple(name for name in REGISTRY.names if "kv" in REGISTRY.named(name).units)
+KV_METHODS = tuple(
+    name for name in REGISTRY.names if "kv" in REGISTRY.named(name).units and not REGISTRY.named(name).learns
+)
 
 
 def silenced(family: str) -> Any:

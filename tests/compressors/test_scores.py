@@ -135,13 +135,20 @@ def test_block_influence_keeps_the_layers_that_turn_most() -> None:
 
 def test_every_method_is_found_by_name_and_by_config() -> None:
     assert {"random", "magnitude", "wanda_sp", "flap", "taylor", "obs", "modegpt_mlp", "prunenet"} < set(REGISTRY.names)
-    assert {"block_influence", "greedy_kl", "evolutionary_depth", "hidden_slice"} < set(REGISTRY.names)
+    assert {
+        "block_influence",
+        "greedy_kl",
+        "evolutionary_depth",
+        "layer_chop",
+        "hidden_slice",
+        "policy_gradient",
+    } < set(REGISTRY.names)
     assert {"weight_magnitude", "wanda", "sparsegpt", "sparsellm"} < set(REGISTRY.names)
     for name in REGISTRY.names:
         method = REGISTRY.named(name)
         assert REGISTRY.of(method.config) is method
         ways = [method.rank_width, method.select_depth, method.find_basis, method.mask_matrices]
-        assert ways.count(None) == 3
+        assert ways.count(None) == (4 if method.learns else 3)
         assert method.paper and method.units
     assert REGISTRY.named("magnitude").resolved_config == {"order": 2, "matrices": "coupled"}
 
