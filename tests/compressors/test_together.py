@@ -92,6 +92,14 @@ def test_a_group_ends_no_further_from_dense_than_its_blocks_one_at_a_time(method
     assert errors[0] <= errors[1] * (1 + 1e-6)
 
 
+def test_a_round_that_makes_it_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = job((CUT,) * 3, 3)
+    alone = pruned(build_model, replace(wanted, together=1)).state_dict()
+    monkeypatch.setattr(together_module, "lowered", lambda given, *_: given + 10 * given.roll(1, 0))
+    together = pruned(build_model, wanted).state_dict()
+    assert all(torch.equal(together[name], alone[name]) for name in alone)
+
+
 @pytest.mark.usefixtures("one_round")
 def test_more_blocks_than_there_are_go_together_as_all_do() -> None:
     logits = [pruned(build_model, job((CUT,) * 3, together)).state_dict() for together in (3, 8)]
