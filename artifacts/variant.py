@@ -81,6 +81,7 @@ class MethodRef(Document):
     repair: Literal["none", "ridge", "bias"]
     seed: int
     multiple_of: int
+    together: int = Field(default=1, description="blocks in a row that were pruned for what they output together")
 
     @model_validator(mode="before")
     @classmethod

@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
-from benchmarks.mask_page import ABLATIONS, ARMS, PATTERNS, SEEDS, STEPS, render
+from benchmarks.mask_page import ABLATIONS, ARMS, DRAWN, DRAWS, PATTERNS, SEEDS, STEPS, render
 from benchmarks.pages import draw_page, page_parser, read_raw, write_raw
 from benchmarks.reference_parity import story_nats, story_windows
 from benchmarks.stories import SEPARATOR
@@ -109,6 +109,9 @@ def _wanted(models: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
             for arm in arms:
                 if seed == 0 or method_of(arm).needs_calibration:
                     yield from ((model, arm, pattern, seed) for pattern in PATTERNS)
+    if "stories260K" in models:
+        for arm, pattern in DRAWN:
+            yield from (("stories260K", arm, pattern, seed) for seed in DRAWS if seed not in SEEDS)
 
 
 def method_of(arm: str) -> Method:

@@ -7,23 +7,16 @@ square of the widths. `tests/compressors/test_buffers.py` counts the real ones a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
-from compressors.registry import Survey
 from compressors.second_order import COMPACT_COLUMNS, MOST_ROWS, round_columns
 from compressors.shards import PIECE_ROWS
 from compressors.statistics import WIDE
-from compressors.streams import piece_tokens
+from compressors.workload import LIVE_BESIDE, Consumer, Workload
 
 _FLOAT32, _FLOAT64 = 4, 8
-# Values of a consumer's width alive at once in a forward pass: activated gate, up and their product; in the attention
-# queries, what rotates them, and keys and values repeated for every query head.
-_LIVE_FFN, _LIVE_ATTENTION = 3, 5
-# Of the residual stream's width beside those: normed and in front. Alone, in a norm or behind a half layer, as many as
-# statistics see: in front, wanted, subtracted, normed, written, summed.
-_LIVE_BESIDE, _LIVE_HIDDEN = 2, 6
 # The same with everything that a backward pass keeps and returns.
 _LIVE_BACKWARD = 8
 # Kept rows of weights while a ridge is solved: products, ridge times base, right side twice, solution, base.
@@ -40,63 +33,6 @@ _LIVE_UPDATE = 20
 _PROBE_TOKENS = 24
 
 Purposes = dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consumer:
-    """The widest state of a consumer that is cut or refitted: its columns, how many stay, how many a unit has."""
-
-    columns: int
-    kept: int
-    unit_columns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What decides memory and time: shapes, the calibration's tokens, which sums are kept of them, what looks at them.
-
-    `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
-    `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
-    single weights become zero, `drawn` how many steps learn masks and how many tokens a step's masks run
-    through together, `remembered` how many float32 values of each token that takes beside the stream.
-    """
-
-    tokens: int
-    window_tokens: int
-    layers: int
-    hidden: int
-    ffn_width: int
-    attention_width: int
-    vocabulary: int
-    consumers: tuple[Consumer, ...] = ()
-    streams: int = 0
-    products: bool = False
-    second_order: bool = False
-    gradients: bool = False
-    survey: Survey = "none"
-    candidates: int = 0
-    resident_bytes: int = 0
-    level_bytes: int = 0
-    masks: bool = False
-    drawn: tuple[int, int] = (0, 0)
-    remembered: int = 0
-
-    @property
-    def states_bytes(self) -> int:
-        """One set of hidden states."""
-        return self.tokens * self.hidden * _FLOAT32
-
-    @property
-    def piece(self) -> int:
-        """Tokens that go through a half layer at once."""
-        windows = max(1, piece_tokens(self.ffn_width) // self.window_tokens)
-        return min(self.tokens, windows * self.window_tokens)
-
-    @property
-    def forward_bytes(self) -> int:
-        """Intermediate values of one piece in one half layer."""
-        widest = max(_LIVE_FFN * self.ffn_width, _LIVE_ATTENTION * self.attention_width)
-        return self.piece * max(widest + _LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * _FLOAT32
 
 
 def stage_buffers(workload: Workload) -> dict[str, Purposes]:
@@ -135,7 +71,10 @@ def _masking(workload: Workload) -> Purposes:
 
 
 def _pruning(workload: Workload) -> Purposes:
-    """`sequential`: the streams, and for the consumer that needs most its sums and what is done with them."""
+    """`sequential`: the streams, and for the consumer that needs most its sums and what is done with them. Where a half
+    is refined, what is remembered of every token and one of `alternation`'s rounds; where blocks go `together`, the
+    streams in front, and behind each block its target and those of two attempts, with a piece on its way back.
+    """
     sums, work = max(
         ((_sums(workload, consumer), _work(workload, consumer)) for consumer in workload.consumers),
         key=sum,
@@ -145,9 +84,38 @@ def _pruning(workload: Workload) -> Purposes:
         "hidden states of the calibration text": max(
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
-        "Gram and cross products": sums,
-        "intermediate values, choice or repair": max(work, workload.forward_bytes),
+        "streams between blocks": _between(workload) * workload.states_bytes,
+        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "Gram and cross products": sums + _alternated_sums(workload),
+        "intermediate values, choice or repair": max(work, workload.forward_bytes, _way_back(workload)),
     }
+
+
+def _between(workload: Workload) -> int:
+    return 3 * workload.together + 2 if workload.together > 1 else 0
+
+
+def _way_back(workload: Workload) -> int:
+    """`together`: a piece on its way through a block and back, in one of its halves."""
+    widest = max(workload.ffn_width, workload.attention_width)
+    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * _FLOAT32
+    return values if workload.together > 1 else 0
+
+
+def _alternated_sums(workload: Workload) -> int:
+    """`alternation`: what the producers read, with its factor, and what they are to write."""
+    if not workload.remembered:
+        return 0
+    squares = 2 * workload.hidden**2 + 2 * workload.hidden * workload.ffn_width
+    return squares * _width_of(workload.hidden)
+
+
+def _alternation(workload: Workload, consumer: Consumer) -> int:
+    """A piece's new values, beside what the last round summed and factorised of what the consumer reads."""
+    if not workload.remembered:
+        return 0
+    squares = 2 * consumer.columns**2 * _element(consumer)
+    return _LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32 + squares
 
 
 def _sums(workload: Workload, consumer: Consumer) -> int:
@@ -160,7 +128,8 @@ def _sums(workload: Workload, consumer: Consumer) -> int:
 def _work(workload: Workload, consumer: Consumer) -> int:
     observed = _observation(workload, consumer)
     chosen = _choice(workload, consumer) if workload.second_order else 0
-    return max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    work = max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    return work + _alternation(workload, consumer)
 
 
 def _observation(workload: Workload, consumer: Consumer) -> int:
@@ -169,7 +138,7 @@ def _observation(workload: Workload, consumer: Consumer) -> int:
     product = consumer.columns * max(consumer.columns, workload.hidden) * _FLOAT32
     sums_directly = consumer.columns > WIDE or not workload.products
     hidden = workload.piece * workload.hidden * _FLOAT32
-    return inputs + max(2 * inputs, 0 if sums_directly else product) + _LIVE_BESIDE * hidden
+    return inputs + max(2 * inputs, 0 if sums_directly else product) + LIVE_BESIDE * hidden
 
 
 def _refit(workload: Workload, consumer: Consumer) -> int:

@@ -14,11 +14,14 @@ from math import prod
 import torch
 
 from artifacts.units import format_bytes, format_seconds
-from compressors.buffers import Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.shards import Stored
+from compressors.together import ROUNDS
+from compressors.workload import Workload
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
+_BLOCKS = 3
 UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them, and memory stays as it is"
 
 
@@ -26,14 +29,15 @@ UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them,
 class ResourceCard:
     """Bytes of the largest block in float32; by stage and purpose the bytes of everything else that is alive at once.
 
-    A stage takes up to three blocks beside its buffers: the one at work, what it is cut into, and what is read or
-    written meanwhile.
+    A stage takes up to `blocks` beside its buffers: the one at work, what it is cut into, and what is read or written
+    meanwhile; of blocks that are pruned together the last two attempts.
     """
 
     block_bytes: int
     stages: Mapping[str, Purposes]
     expected_s: float
     masks: bool = False
+    blocks: int = _BLOCKS
 
     @property
     def buffers_bytes(self) -> int:
@@ -46,7 +50,7 @@ class ResourceCard:
             f"{stage}: {', '.join(f'{name} {format_bytes(size)}' for name, size in purposes.items())}"
             for stage, purposes in self.stages.items()
         ]
-        block = f"one block: {format_bytes(self.block_bytes)}, up to three at once"
+        block = f"one block: {format_bytes(self.block_bytes)}, up to {self.blocks} at once"
         remarks = (UNACCELERATED,) if self.masks else ()
         return (block, *stages, *remarks, f"expected time: {format_seconds(self.expected_s)}, verification not counted")
 
@@ -63,6 +67,7 @@ def resource_card(stored: Mapping[str, Stored], workload: Workload) -> ResourceC
         stages=stage_buffers(workload),
         expected_s=_operations(workload, sum(blocks.values())) / _operations_per_s(),
         masks=workload.masks,
+        blocks=_BLOCKS if workload.together == 1 else 2 * workload.together + 2,
     )
 
 
@@ -72,7 +77,12 @@ def _operations(workload: Workload, block_elements: int) -> float:
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
     learning = 2.0 * block_elements * prod(workload.drawn)
-    return forward * (1 + workload.products) + learning
+    return forward * (1 + workload.products) * _attempts(workload) + learning
+
+
+def _attempts(workload: Workload) -> int:
+    """How often a block is cut at most where several go together."""
+    return 1 if workload.together == 1 else 1 + ROUNDS.most
 
 
 def _operations_per_s() -> float:

@@ -45,6 +45,7 @@ _MASK_COST: dict[Need, tuple[str, str, str]] = {
     "energy": ("text", "N D", "one pass"),
     "gram": ("text", "N D, 2 D² + F² and factors", "products N F², inverses F³, sweeps D F²"),
 }
+_REFINED_COST = ("text", "2 N D, 2 N F and F² + D F, thrice", "the same once an epoch, and N F solutions")
 _WHOLE_FFN_COST = ("text", "N D, 2 N F, 2 D² + F² and factors", "the same once an epoch, and N F solutions")
 _BASIS_COST = ("text", "N D and D²", "a pass and an eigendecomposition D³")
 
@@ -59,7 +60,9 @@ def page() -> str:
             "",
             "`compress` needs one block of the model in memory, plus what its method names here (values of four or "
             "eight bytes). N is the calibration tokens, D the hidden size, F the FFN width, L the layers. With ridge "
-            "repair every width method adds the dense stream N D and the Gram and cross products F² + D F.",
+            "repair every width method adds the dense stream N D and the Gram and cross products F² + D F. `--together "
+            "K` prunes K blocks in a row for what they output together: it needs 2 K + 2 blocks, (3 K + 2) N D more, "
+            "and at most four times the work.",
             "",
             *_table(("method", "removes", "data", "memory", "work", "checkpoint", "source"), map(_row, _methods())),
             "",
@@ -130,6 +133,8 @@ def _row(method: Method) -> tuple[str, ...]:
 
 
 def _cost(method: Method) -> tuple[str, str, str]:
+    if method.refine is not None:
+        return _REFINED_COST
     if method.rank_width is not None:
         return _WIDTH_COST[method.needs]
     if method.learns:

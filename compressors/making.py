@@ -28,12 +28,13 @@ from compressors.masks import Pattern
 from compressors.methods import REGISTRY
 from compressors.plan import Allocation, Plan, whole_plan
 from compressors.relabel import checkpoint_config
-from compressors.sequential import PruningJob, prune_blocks
+from compressors.sequential import PruningJob
 from compressors.skeleton import Skeleton
 from compressors.slicing import HiddenCut, SlicedEnds, narrowed_config, slice_blocks
 from compressors.source import Source
 from compressors.streams import half_states
 from compressors.task import Task, pruning_job, stays_resident
+from compressors.together import prune_blocks
 from compressors.workspace import BlockFolder, Workspace
 
 

@@ -137,5 +137,6 @@ def _method_ref(making: Making) -> MethodRef:
         units=job.units,
         repair=job.repair,
         seed=job.seed,
+        together=job.together,
         multiple_of=making.multiple_of,
     )

@@ -41,3 +41,4 @@ class FfnEvidence:
     pattern: Pattern
     pieces: Callable[[], Iterator[tuple[slice, Tensor]]]
     room: Callable[[str, int], Tensor]
+    wanted: None = None

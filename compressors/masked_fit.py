@@ -12,11 +12,14 @@ column is reached. Weights are held transposed, because a step is made for all r
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from compressors.compensation import factorise
 from compressors.masks import Pattern, group_mask, lowest
+from compressors.second_order import Quadratic
 from compressors.statistics import require_finite
 
 BLOCK_COLUMNS = 128
@@ -34,9 +37,20 @@ class Hessian:
         if not bool(gram.diagonal().any()):
             gram = torch.eye(len(gram)).to(gram)
         self._factor, self.ridge = factorise(gram, damping)
-        inverse = torch.cholesky_inverse(self._factor)
-        self._upper = torch.linalg.cholesky(inverse, upper=True)
         self._dead = gram.diagonal() <= 0
+
+    def quadratic(self, optimum: Tensor) -> Quadratic:
+        """The fit around its optimum [rows, columns], for whole units to be eliminated. Both tensors are new.
+
+        A column without signal can be had for nothing: its optimum is set to zero.
+        """
+        weights = optimum.to(self._factor).T.clone(memory_format=torch.contiguous_format)
+        weights[self._dead] = 0
+        return Quadratic(weights, torch.cholesky_inverse(self._factor))
+
+    @cached_property
+    def _upper(self) -> Tensor:
+        return torch.linalg.cholesky(torch.cholesky_inverse(self._factor), upper=True)
 
     def solve(self, cross: Tensor, base: Tensor) -> Tensor:
         """[rows, columns] optimum of the fit to `cross` = T^T X with a pull of lambda towards `base`."""

@@ -20,6 +20,7 @@ from compressors.arch import UnitGroup
 from compressors.depth import DepthEvidence
 from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.plan import Allocation, Ranking
+from compressors.refinement import HalfEvidence, Refined
 from compressors.statistics import ConsumerStatistics
 
 # What a width method wants to know beside the weights. Each includes what stands before it:
@@ -59,6 +60,7 @@ WidthRanker = Callable[[Any, WidthEvidence], Ranking]
 DepthSelector = Callable[[Any, DepthEvidence], Allocation]
 BasisFinder = Callable[[Any, Iterator[Tensor]], Tensor]
 MatrixMasker = Callable[[Any, MatrixEvidence], tuple[Tensor, ...]]
+HalfRefiner = Callable[[Any, HalfEvidence], Refined]
 FfnMasker = Callable[[Any, FfnEvidence], tuple[Tensor, ...]]
 
 
@@ -69,7 +71,8 @@ class Method:
     stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head;
     `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four, or
     `learns` masks of units instead (`mask_learning`), its configuration saying how. One that masks weights may have
-    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together.
+    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together; one that ranks may have
+    `refine(config, evidence)`, which chooses and refits a half as a whole where there is a ridge repair.
 
     The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
     many of them are judged together, None for one per removal that is possible.
@@ -86,6 +89,7 @@ class Method:
     mask_matrices: MatrixMasker | None = None
     mask_ffn: FfnMasker | None = None
     learns: bool = False
+    refine: HalfRefiner | None = None
     survey: Survey = "none"
     candidates: int | None = None
 

@@ -36,8 +36,9 @@ class CompressionRequest:
     prunes widths; `multiple_of` None is 128 for FFN widths of 1024 or more, else 1. `ratio` is a share of what `budget`
     names; None is "units" for the uniform allocation and "params" for others. A method that masks single weights makes
     the share `ratio` of each matrix zero, with `pattern` n:m in every group of m. `map_states` keeps the calibration
-    hidden states in files beside the result instead of in memory; `keep_unfinished` leaves finished work behind on
-    Ctrl-C, for the same request to go on from. `settings` are `name=value`, of the method's own in docs/methods.md.
+    hidden states in files beside the result instead of in memory; `together` blocks in a row are pruned for what they
+    output together. `keep_unfinished` leaves finished work behind on Ctrl-C, for the same request to go on from.
+    `settings` are `name=value`, of the method's own in docs/methods.md.
     """
 
     model: str
@@ -58,6 +59,7 @@ class CompressionRequest:
     latency_table: Path | None = None
     device: Device = "cpu"
     map_states: bool = False
+    together: int = 1
     keep_unfinished: bool = True
 
 
@@ -108,6 +110,17 @@ def resolve_repair(request: CompressionRequest, method: Method, units: tuple[Uni
     if request.repair != "none" and request.calibration is None:
         raise ConfigError("Compensation needs calibration text. Give --calibration FILE or use --no-compensate.")
     return request.repair
+
+
+def require_together(request: CompressionRequest, method: Method, repair: Repair) -> None:
+    """Raises ConfigError unless blocks can be pruned together: towards moved targets only a refit goes."""
+    if request.together < 1:
+        raise ConfigError(f"together is {request.together}, which is no number of blocks. Give 1 or more.")
+    if request.together > 1 and (method.rank_width is None or repair != "ridge"):
+        raise ConfigError(
+            f"Method {method.name} with repair {repair} prunes each block by itself. "
+            "Leave --together out, or take a width method with ridge repair."
+        )
 
 
 def _require_learning(allocator: Allocator, method: Method) -> None:

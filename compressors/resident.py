@@ -18,8 +18,9 @@ from compressors.budget import base_widths
 from compressors.gradients import gradient_rankings
 from compressors.masking import MaskingJob, mask_blocks
 from compressors.plan import LayerPlan, Plan, whole_plan
-from compressors.sequential import PruningJob, prune_blocks
+from compressors.sequential import PruningJob
 from compressors.skeleton import Skeleton
+from compressors.together import prune_blocks
 
 
 class ResidentModel:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from artifacts.progress import Progress
 from artifacts.variant import Unit
 from compressors.arch import WIDTH_UNITS, LayerView, UnitGroup, WidthUnit
 from compressors.blocks import BlockModel
-from compressors.plan import ABSENT, Allocation, LayerPlan, Plan, Ranking
+from compressors.plan import ABSENT, Allocation, LayerPlan, Ranking
+from compressors.refinement import half_evidence, put_refined
 from compressors.registry import Method, WidthEvidence
 from compressors.repair import Repair, repair_consumer
 from compressors.statistics import ConsumerStatistics
@@ -32,7 +30,8 @@ class PruningJob:
     """Everything that decides the plan besides the model and the calibration windows.
 
     `rankings` by (layer, unit) stand in for the method's own where they were made beforehand, as gradient methods do.
-    `dtype` is what repaired weights are rounded to, so that later layers see what will be stored.
+    `dtype` is what repaired weights are rounded to, so that later layers see what will be stored. `together` blocks in
+    a row are cut for what they output together (see `together`).
     """
 
     method: Method
@@ -41,6 +40,7 @@ class PruningJob:
     repair: Repair
     seed: int
     dtype: torch.dtype = torch.float32
+    together: int = 1
     rankings: Mapping[tuple[int, WidthUnit], Ranking] = field(default_factory=dict)
 
     @property
@@ -54,6 +54,11 @@ class PruningJob:
         looks = self.method.rank_width is not None and self.method.needs == "energy"
         return looks or self.wants_products or self.repair != "none"
 
+    @property
+    def refines(self) -> bool:
+        """Whether a half is refitted as a whole. That ends on a ridge repair: without, the method's ranking is left."""
+        return self.method.refine is not None and self.repair == "ridge"
+
 
 class BlockSink(Protocol):
     """Where finished blocks go, and where those of an earlier attempt are found."""
@@ -64,38 +69,14 @@ class BlockSink(Protocol):
     def keep(self, index: int, layer: LayerView, plan: LayerPlan) -> None: ...
 
 
-def prune_blocks(
-    model: BlockModel,
-    job: PruningJob,
-    windows: Tensor | None,
-    sink: BlockSink,
-    progress: Progress,
-    folder: Path | None = None,
-) -> Plan:
-    """Hands every surviving block to the sink and returns what survived.
-
-    `windows` [N, T] are the calibration ids, needed where the job wants streams; `folder` holds the hidden states, None
-    for host memory. Blocks that the sink already has are not made again, but the streams pass through them.
-    """
-    total = len(model)
-    streams = None
-    if windows is not None and job.wants_streams:
-        streams = Streams(model, windows, keep_dense=job.wants_products, folder=folder)
-    plans: list[LayerPlan] = []
-    for index in range(total):
-        progress("prune", index, total)
-        plans.append(_prune_block(model, index, job, streams, sink))
-    progress("prune", total, total)
-    return Plan(tuple(plans))
-
-
-def _prune_block(model: BlockModel, index: int, job: PruningJob, streams: Streams | None, sink: BlockSink) -> LayerPlan:
+def prune_block(model: BlockModel, index: int, job: PruningJob, streams: Streams | None, sink: BlockSink) -> LayerPlan:
+    """Cuts a block for the sink, or finds it there, and moves the streams behind it."""
     if not job.allocation[index].present:
-        _pass_by(model, index, streams)
+        pass_by(model, index, streams)
         return ABSENT
     known = sink.finished(index)
     if known is not None:
-        _pass_by(model, index, streams)
+        pass_by(model, index, streams)
         if streams is not None:
             streams.pruned.move_through(index, known[0])
         return known[1]
@@ -106,7 +87,7 @@ def _prune_block(model: BlockModel, index: int, job: PruningJob, streams: Stream
     return plan
 
 
-def _pass_by(model: BlockModel, index: int, streams: Streams | None) -> None:
+def pass_by(model: BlockModel, index: int, streams: Streams | None) -> None:
     """Moves the dense stream alone behind a block."""
     if streams is not None and streams.dense is not None:
         streams.dense.move_through(index, model.load(index))
@@ -129,12 +110,25 @@ def _prune_half(
         if streams is not None:
             streams.advance(index, layer, unit)
         return everything
-    statistics = None if streams is None else streams.observe(index, layer, unit)
-    kept = rank_half(index, layer, unit, job, statistics, len(everything) - count).kept(count)
-    cut_and_repair(layer.group(unit), kept, statistics, job)
+    if streams is not None and job.refines:
+        kept = _refine_half(index, layer, unit, job, streams)
+    else:
+        statistics = None if streams is None else streams.observe(index, layer, unit)
+        kept = rank_half(index, layer, unit, job, statistics, len(everything) - count).kept(count)
+        cut_and_repair(layer.group(unit), kept, statistics, job)
     if streams is not None:
         streams.pruned.move(index, layer, unit)
     return kept
+
+
+def _refine_half(index: int, layer: LayerView, unit: WidthUnit, job: PruningJob, streams: Streams) -> tuple[int, ...]:
+    """The same by the method itself, on the dense stream behind the half and the pruned one in front."""
+    assert job.method.refine is not None
+    streams.skip(index, layer, unit)
+    evidence = half_evidence(index, layer, unit, job.allocation[index].count(unit), streams)
+    refined = job.method.refine(job.method.config, evidence)
+    put_refined(layer, unit, refined, job.dtype)
+    return refined.kept
 
 
 def rank_half(

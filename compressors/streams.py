@@ -43,7 +43,7 @@ class HiddenStates:
         """`widest` is the most elements per token that a half layer computes at once: its FFN width."""
         self.states = states
         self.arguments = arguments
-        self._device = device
+        self.device = device
         self._windows = max(1, piece_tokens(widest) // states.shape[1])
 
     def move(self, index: int, layer: LayerView, unit: WidthUnit) -> None:
@@ -57,7 +57,7 @@ class HiddenStates:
 
     def at(self, piece: slice) -> Tensor:
         """Some windows' states on the device that computes."""
-        return self.states[piece].to(self._device)
+        return self.states[piece].to(self.device)
 
     def pieces(self) -> Iterator[slice]:
         for start in range(0, len(self.states), self._windows):
@@ -70,7 +70,10 @@ def first_states(model: BlockModel, windows: Tensor) -> HiddenStates:
 
 
 class Streams:
-    """Both streams. `folder` None keeps them in memory, else they are files there that the kernel may page out."""
+    """Both streams. `folder` None keeps them in memory, else they are files there that the kernel may page out.
+
+    Behind the FFNs of the blocks in `guides` a repair returns to what stands there, instead of to the dense stream.
+    """
 
     def __init__(
         self,
@@ -82,12 +85,18 @@ class Streams:
         basis: Tensor | None = None,
     ) -> None:
         """`basis` [D, k] makes the pruned stream one of k directions of the dense one."""
+        self.folder = folder
         embedded, arguments = model.embed(windows), model.arguments(windows.shape[1])
         rest = (arguments, model.device, _widest(model))
         narrow = embedded if basis is None else embedded @ basis.cpu()
         self.pruned = HiddenStates(_placed(narrow, folder, "pruned"), *rest)
         self.dense = HiddenStates(_placed(embedded.clone(), folder, "dense"), *rest) if keep_dense else None
         self._basis = basis
+        self.guides: dict[int, Tensor] = {}
+
+    def place(self, name: str, states: Tensor) -> Tensor:
+        """A copy of states, where the streams are."""
+        return states.clone() if self.folder is None else _placed(states, self.folder, name)
 
     def observe(
         self, index: int, layer: LayerView, unit: WidthUnit, dense_layer: LayerView | None = None
@@ -107,14 +116,18 @@ class Streams:
             before = self.pruned.at(piece)
             with captured_input(consumer) as inputs:
                 layer.run(unit, before, self.pruned.arguments[index])
-            wanted = None if self.dense is None else self._target(piece) - before - _bias(consumer)
+            wanted = None if self.dense is None else self._target(index, unit, piece) - before - output_bias(consumer)
             statistics.add(inputs.value, wanted)
         return statistics
 
-    def _target(self, piece: slice) -> Tensor:
-        """The dense stream in the pruned stream's directions."""
+    def target(self, index: int, unit: WidthUnit) -> Tensor:
+        """Where the pruned stream is to be behind a half layer, once the dense one is behind it [N, T, D]."""
         assert self.dense is not None
-        states = self.dense.at(piece)
+        return self.guides[index] if unit == "ffn" and index in self.guides else self.dense.states
+
+    def _target(self, index: int, unit: WidthUnit, piece: slice) -> Tensor:
+        """The same on the device that computes, in the pruned stream's directions."""
+        states = self.target(index, unit)[piece].to(self.pruned.device)
         return states if self._basis is None else states @ self._basis
 
     def pass_by(self, index: int, dense_layer: LayerView, layer: LayerView) -> None:
@@ -187,5 +200,6 @@ def _widest(model: BlockModel) -> int:
     return int(model.config.intermediate_size)
 
 
-def _bias(linear: nn.Linear) -> Tensor | float:
+def output_bias(linear: nn.Linear) -> Tensor | float:
+    """What it adds to every output."""
     return 0.0 if linear.bias is None else linear.bias

@@ -17,7 +17,6 @@ from compressors.allocation.problem import Allocator
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
-from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.headers import read_headers
 from compressors.level_store import level_bytes
@@ -30,6 +29,7 @@ from compressors.request import (
     BudgetKind,
     CompressionRequest,
     require_device,
+    require_together,
     resolve_allocation,
     resolve_method,
     resolve_pattern,
@@ -37,6 +37,7 @@ from compressors.request import (
 )
 from compressors.sequential import PruningJob
 from compressors.source import Source, load_tokenizer, open_source
+from compressors.workload import Consumer, Workload
 
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4
@@ -88,6 +89,7 @@ def resolve_task(request: CompressionRequest) -> Task:
     """Raises ConfigError, CheckpointError or UnsupportedModel for everything that can be refused this early."""
     method, units = resolve_method(request)
     repair = resolve_repair(request, method, units)
+    require_together(request, method, repair)
     allocator, kind = resolve_allocation(request, method, units)
     pattern = resolve_pattern(request, method)
     require_device(request.device)
@@ -150,6 +152,7 @@ def pruning_job(task: Task, allocation: Allocation = ()) -> PruningJob:
         repair=task.repair,
         seed=task.request.seed,
         dtype=task.source.dtype,
+        together=task.request.together,
     )
 
 
@@ -173,7 +176,7 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
     """What the resource card needs to know."""
     job, config, layers = pruning_job(task), task.source.config, task.source.dimensions.layers
     looks = windows is not None and (job.wants_streams or task.method.masks)
-    remembers = looks and task.method.mask_ffn is not None
+    alternates = task.method.mask_ffn is not None or (task.method.refine is not None and job.refines)
     survey = task.method.survey if task.target is None or task.method.learns else task.allocator.survey
     depth_options = layers * len(task.units)
     return Workload(
@@ -195,8 +198,15 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         level_bytes=_level_bytes(task),
         masks=task.method.masks,
         drawn=(0, 0) if windows is None else _drawn(task.method, windows),
-        remembered=remembers * (2 * config["intermediate_size"] + config["hidden_size"]),
+        remembered=looks * alternates * _remembered(task),
+        together=min(task.request.together, layers),
     )
+
+
+def _remembered(task: Task) -> int:
+    """Values of each token: what gate and up give; where nothing else tells, what the FFN is to write."""
+    config = task.source.config
+    return 2 * int(config["intermediate_size"]) + (int(config["hidden_size"]) if task.method.masks else 0)
 
 
 def _consumers(task: Task) -> tuple[Consumer, ...]:

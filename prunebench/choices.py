@@ -40,6 +40,7 @@ class Method(StrEnum):
     wanda = "wanda"
     sparsegpt = "sparsegpt"
     sparsellm = "sparsellm"
+    sparsellm_structured = "sparsellm_structured"
 
 
 class Allocation(StrEnum):
@@ -162,6 +163,16 @@ LatencyTable = Annotated[Path | None, typer.Option(help="Measured seconds per ha
 MapStates = Annotated[
     bool,
     typer.Option("--map-states", help="Keep calibration hidden states in files beside OUT, not in memory."),
+]
+
+Together = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        help="Prune K blocks in a row for what they output together. Holds 2K+2 blocks, and beside the two streams "
+        "3K+2 more of calibration tokens x hidden size x 4 bytes (--map-states: in files); takes up to four times as "
+        "long. For width methods with ridge repair.",
+    ),
 ]
 
 

@@ -25,6 +25,7 @@ from prunebench.choices import (
     RepairOption,
     Settings,
     Steps,
+    Together,
     Trainable,
     UnitNames,
     chosen_repair,
@@ -54,6 +55,7 @@ def compress(
     latency_table: LatencyTable = None,
     device: Annotated[DeviceName, typer.Option(help="Where a block is computed.")] = DeviceName.cpu,
     map_states: MapStates = False,
+    together: Together = 1,
     then: Steps = None,
 ) -> None:
     """Write a pruned variant of MODEL, verified by reloading it in a fresh process.
@@ -86,6 +88,7 @@ def compress(
         latency_table=latency_table,
         device=device.value,
         map_states=map_states,
+        together=together,
     )
     with show_progress() as progress:
         steps = [request, *(replace(request, **parse_step(step)) for step in then or ())]

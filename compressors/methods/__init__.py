@@ -17,6 +17,7 @@ from compressors.methods import (
     random_units,
     sparsegpt,
     sparsellm,
+    sparsellm_structured,
     taylor,
     wanda,
     wanda_sp,
@@ -27,8 +28,8 @@ from compressors.registry import Registry
 REGISTRY = Registry(
     module.METHOD
     for module in (
-        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, policy_gradient),
-        *(block_influence, greedy_depth, evolutionary_depth, layer_chop, hidden_slice),
+        *(random_units, magnitude, wanda_sp, flap, taylor, obs, modegpt_mlp, prunenet, sparsellm_structured),
+        *(policy_gradient, block_influence, greedy_depth, evolutionary_depth, layer_chop, hidden_slice),
         *(weight_magnitude, wanda, sparsegpt, sparsellm),
     )
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compressors.alternation import Affine, Alternation, Chain, Settings
+from compressors.alternation import Affine, Alternation, Chain, Settings, Sweeps
 from compressors.auxiliary import Gated, Penalties
 from compressors.mask_evidence import FfnEvidence, MatrixEvidence
 from compressors.methods.sparsegpt import sweep_all
@@ -44,17 +44,23 @@ def mask_attention(config: SparseLlmConfig, evidence: MatrixEvidence) -> tuple[T
 
 def mask_ffn(config: SparseLlmConfig, evidence: FfnEvidence) -> tuple[Tensor, ...]:
     penalties = Penalties(producers=config.producers, consumer=config.consumer, activation=config.activation)
-    settings = Settings(epochs=config.epochs, penalties=penalties, damping=config.damping, finish=config.finish)
-    found = Alternation(_chain(evidence.layer.ffn), evidence, evidence.pattern, settings).run()
+    settings = Settings(
+        epochs=config.epochs,
+        penalties=penalties,
+        damping=config.damping,
+        input_damping=config.damping,
+        finish=config.finish,
+    )
+    found = Alternation(ffn_chain(evidence.layer.ffn), evidence, Sweeps(evidence.pattern), settings).run()
     return tuple(each.weight for each in (*found.producers, found.consumer))
 
 
-def _chain(ffn: Any) -> Chain:
-    gate, up, down = (_affine(linear) for linear in (ffn.gate_proj, ffn.up_proj, ffn.down_proj))
+def ffn_chain(ffn: Any) -> Chain:
+    gate, up, down = (affine(linear) for linear in (ffn.gate_proj, ffn.up_proj, ffn.down_proj))
     return Chain(producers=(gate, up), consumer=down, activation=Gated(ffn.act_fn))
 
 
-def _affine(linear: nn.Linear) -> Affine:
+def affine(linear: nn.Linear) -> Affine:
     return Affine(weight=linear.weight.detach(), bias=None if linear.bias is None else linear.bias.detach())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from compressors.alternation import Affine, Alternation, Chain, Settings
+from compressors.alternation import Affine, Alternation, Chain, Settings, Sweeps
 from compressors.auxiliary import Activation, Gated, Penalties, Relu
 from compressors.masked_fit import Hessian
 from compressors.masks import Pattern, matrix_mask
@@ -32,6 +32,7 @@ class Tokens:
     """Correlated inputs in memory; counts its passes and the columns of values that it is asked to keep."""
 
     inputs: Tensor
+    wanted: Callable[[slice], Tensor] | None = None
     passes: int = 0
     columns: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +80,7 @@ def block_error(chain: Chain, dense: Chain, inputs: Tensor) -> float:
 def test_no_step_raises_the_objective(kind: str, settings: Settings, pattern: Pattern, biased: bool) -> None:
     told: list[tuple[str, float]] = []
     dense = chain_of(kind, biased=biased)
-    found = Alternation(dense, tokens_of(), pattern, settings, lambda *step: told.append(step)).run()
+    found = Alternation(dense, tokens_of(), Sweeps(pattern), settings, lambda *step: told.append(step)).run()
     steps = ["consumer inputs", "producer outputs", "matrices"]
     assert [name for name, _ in told] == ["start", *steps * (settings.epochs - 1)]
     objectives = [value for _, value in told]
@@ -94,8 +95,8 @@ def test_the_objective_that_is_told_is_the_formula() -> None:
     dense, told = chain_of("gated"), {}
     settings = Settings(epochs=2, finish=False)
     text = tokens_of()
-    found = Alternation(dense, text, Pattern(0.5), settings, told.__setitem__).run()
-    start = Alternation(dense, tokens_of(), Pattern(0.5), replace(settings, epochs=1), None).run()
+    found = Alternation(dense, text, Sweeps(Pattern(0.5)), settings, told.__setitem__).run()
+    start = Alternation(dense, tokens_of(), Sweeps(Pattern(0.5)), replace(settings, epochs=1), None).run()
     x = text.inputs
     hidden = dense.hidden(x)
     misses = [x @ (new.weight - old.weight).T for new, old in zip(start.producers, dense.producers, strict=True)]
@@ -108,7 +109,7 @@ def test_the_objective_that_is_told_is_the_formula() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_epoch_without_finish_is_sparsegpt(kind: str) -> None:
     dense, text, pattern = chain_of(kind), tokens_of(), Pattern(0.6)
-    found = Alternation(dense, text, pattern, Settings(epochs=1, finish=False)).run()
+    found = Alternation(dense, text, Sweeps(pattern), Settings(epochs=1, finish=False)).run()
     gram = partial(lambda x: x.T @ x)
     hessian = Hessian(gram(text.inputs), 0.01)
     for new, old in zip(found.producers, dense.producers, strict=True):
@@ -127,7 +128,7 @@ def test_a_planted_mask_is_kept_without_loss(kind: str, biased: bool) -> None:
     planted = [w.masked_fill(mask, 0.0) for w, mask in zip(matrices(dense), masks, strict=True)]
     affines = [replace(a, weight=w) for a, w in zip((*dense.producers, dense.consumer), planted, strict=True)]
     sparse = replace(dense, producers=tuple(affines[:-1]), consumer=affines[-1])
-    found = Alternation(sparse, tokens_of(), pattern, Settings(damping=1e-9)).run()
+    found = Alternation(sparse, tokens_of(), Sweeps(pattern), Settings(damping=1e-9, input_damping=1e-9)).run()
     assert block_error(found, sparse, tokens_of().inputs) < 1e-9
     for new, old in zip(matrices(found), planted, strict=True):
         assert torch.equal(new == 0, old == 0) and torch.allclose(new, old, atol=1e-4)
@@ -140,7 +141,10 @@ def test_the_whole_ffn_is_nearer_to_the_dense_one_than_by_sparsegpt(kind: str, p
     dense, other = chain_of(kind), tokens_of(seed=60).inputs
     inputs = tokens_of().inputs
     errors = {
-        name: [block_error(Alternation(dense, tokens_of(), pattern, settings).run(), dense, x) for x in (inputs, other)]
+        name: [
+            block_error(Alternation(dense, tokens_of(), Sweeps(pattern), settings).run(), dense, x)
+            for x in (inputs, other)
+        ]
         for name, settings in (
             ("sparsegpt", Settings(epochs=1, finish=False)),
             ("alternated", Settings(finish=False)),
@@ -153,15 +157,15 @@ def test_the_whole_ffn_is_nearer_to_the_dense_one_than_by_sparsegpt(kind: str, p
 
 def test_a_pass_an_epoch_and_only_producer_outputs_are_remembered() -> None:
     text = tokens_of()
-    Alternation(chain_of("gated"), text, Pattern(0.5), Settings(epochs=4)).run()
+    Alternation(chain_of("gated"), text, Sweeps(Pattern(0.5)), Settings(epochs=4)).run()
     assert text.passes == 1 + 3 + 1
     assert text.columns == {"output-0": WIDTH, "output-1": WIDTH, "wanted": HIDDEN}
 
 
 def test_pieces_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = chain_of("gated")
-    pieced = Alternation(dense, tokens_of(), Pattern(0.7), Settings()).run()
+    pieced = Alternation(dense, tokens_of(), Sweeps(Pattern(0.7)), Settings()).run()
     monkeypatch.setitem(globals(), "PIECE", TOKENS)
-    whole = Alternation(dense, tokens_of(), Pattern(0.7), Settings()).run()
+    whole = Alternation(dense, tokens_of(), Sweeps(Pattern(0.7)), Settings()).run()
     for one, other in zip(matrices(pieced), matrices(whole), strict=True):
         assert torch.allclose(one, other, atol=1e-6)

@@ -18,8 +18,9 @@ from compressors.footprint import footprint_of_folder
 from compressors.methods import REGISTRY
 from compressors.plan import Allocation, LayerBudget
 from compressors.resident import Collector, ResidentModel
-from compressors.sequential import PruningJob, prune_blocks
+from compressors.sequential import PruningJob
 from compressors.source import open_source
+from compressors.together import prune_blocks
 
 DENSE = LayerBudget(kv_groups=4, ffn_channels=48)
 

@@ -19,8 +19,9 @@ from compressors.blocks import CheckpointModel
 from compressors.methods import REGISTRY
 from compressors.plan import LayerBudget
 from compressors.resident import prune_resident
-from compressors.sequential import PruningJob, prune_blocks
+from compressors.sequential import PruningJob
 from compressors.shards import Resident, metadata_of_file, stored_tensors, tensors_of_file, write_shard
+from compressors.together import prune_blocks
 from compressors.workspace import BlockFolder
 
 WIDTHS = (LayerBudget(kv_groups=2, ffn_channels=30),) * 3
