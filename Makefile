@@ -11,7 +11,7 @@ demo: .venv/ready
 
 # Two workers, however many cores: tests/scheduling.py says who runs what.
 test: .venv/eval
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=40
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -61,6 +61,9 @@ class Fleet(Document):
     kv_cache_bytes: int = Field(default=1 << 30, gt=0, description="equal for all variants: fairness mode 'equal KV'")
     prefix_caching: bool = False
     start_timeout_s: float = Field(default=600, gt=0)
+    starts_at_once: int = Field(
+        default=1, gt=0, description="engines that load together; more only where their caches' bytes are given"
+    )
     layout: Literal["resident", "swap"] = Field(default="resident", description="all variants up, or few awake")
     swap: Swap = Swap()
     limits: Limits = Limits()

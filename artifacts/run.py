@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -238,6 +239,7 @@ class RequestRecord:
         return None if self.error is None else self.error.partition(":")[0]
 
 
+_PER_S = 1 << 20
 _SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -260,8 +262,17 @@ _SCHEMA = pa.schema(
 
 
 def write_requests(path: Path, records: list[RequestRecord]) -> None:
+    """The times of tokens, which are most of the file, to a microsecond: as multiples of 2^-20 s, whose last bytes are
+    zero, and with equal bytes of all of them side by side, they take two bytes each, a quarter of what they would."""
     columns = {f.name: [getattr(r, f.name) for r in records] for f in fields(RequestRecord)}
-    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
+    columns["event_s"] = [(np.round(np.array(times) * _PER_S) / _PER_S) for times in columns["event_s"]]
+    pq.write_table(
+        pa.table(columns, schema=_SCHEMA),
+        path,
+        compression="zstd",
+        use_dictionary=[name for name in _SCHEMA.names if name != "event_s"],
+        column_encoding={"event_s.list.element": "BYTE_STREAM_SPLIT"},
+    )
 
 
 def read_requests(path: Path, events: bool = True) -> list[RequestRecord]:

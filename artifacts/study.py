@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from artifacts.document import Document
 from artifacts.fleet import NAME_PATTERN
+from artifacts.hardware import Hardware
 from artifacts.lengths import Length
 from artifacts.provenance import Provenance
 from artifacts.traffic import Level
@@ -134,7 +135,8 @@ class PaperSpeed(Document):
 class ServingSpeed(Document):
     """One paired load test of dense and variant, served side by side, at each level.
 
-    `fairness` is which memory both get alike: the KV cache's (`kv`) or all of it (`memory`).
+    `fairness` is which memory both get alike: the KV cache's (`kv`) or all of it (`memory`). Speeds of a cell that want
+    the same engines are measured one after the other behind one server.
     """
 
     mode: Literal["serving"]
@@ -146,7 +148,9 @@ class ServingSpeed(Document):
     window_s: float = Field(default=5, gt=0)
     warmup_s: float = Field(default=1, ge=0)
     max_model_len: Tokens | None = None
-    first: bool = Field(default=False, description="in cells of their own, before all others: what must not wait")
+    round: int | None = Field(
+        default=None, ge=1, description="in cells of their own, before all others and in this order: what must not wait"
+    )
     models: tuple[Name, ...] | None = None
     fairness: Literal["kv", "memory"] = "kv"
     kv_cache_bytes: Tokens | None = None
@@ -180,9 +184,7 @@ class StudyFile(Document):
     speeds: tuple[Speed, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_cell: float = Field(default=0, ge=0, description="reserved for each cell on a cluster")
-    cell_timeout_s: float | None = Field(
-        default=None, gt=0, description="a cell that takes longer has failed; on one machine"
-    )
+    cell_timeout_s: float | None = Field(default=None, gt=0, description="a cell that takes longer has failed")
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
@@ -246,7 +248,9 @@ class AccuracyOn(Document):
 class SpeedAt(Document):
     """One paired ratio with its 95 % interval. Above 1 is faster: dense / variant for times, the inverse for rates.
 
-    `pairs` counts the units of replication. Bounds are null where there are too few of them.
+    `pairs` counts the units of replication. Bounds are null where there are too few of them, or where the values were
+    not measured but counted (`kv_capacity_tokens`) or computed (`roofline_step_s`). The control is the dense model
+    against itself in the same blocks.
     """
 
     mode: Literal["paper", "serving"]
@@ -259,6 +263,8 @@ class SpeedAt(Document):
     base_value: float | None
     value: float | None
     unit: str
+    control_low: float | None = None
+    control_high: float | None = None
 
 
 class Coordinates(Document):
@@ -295,10 +301,17 @@ class CellRecord(Coordinates):
     speeds: tuple[SpeedAt, ...] = ()
     params: int | None = None
     base_params: int | None = None
+    hardware: Hardware | None = Field(default=None, description="what the roofline in `speeds` was computed from")
+    left_out: tuple[str, ...] = Field(default=(), description="levels that failed a gate, with the gate's names")
     attempts: int = Field(default=1, ge=1)
     started_at: str = Field(description="ISO 8601, UTC")
     wall_s: float
+    processor_s: float | None = Field(
+        default=None,
+        description="of the measuring process and of what it started and saw end; a busy machine adds none",
+    )
     stages_s: dict[str, float] = Field(default_factory=dict, description="what the time went into")
+    raw: str | None = Field(default=None, description="below the study's folder: the load tests' own files, if any")
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -47,33 +47,6 @@ ARMS = (
 )
 
 
-def write_model(folder: Path) -> None:
-    """A random bfloat16 checkpoint of Llama-3.2-1B's shape and a tokenizer of words, block by block."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    from compressors.shards import Resident, write_shard
-    from compressors.skeleton import Skeleton
-
-    config = LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
-    config.save_pretrained(folder)
-    draw = torch.Generator().manual_seed(0)
-    shapes = Skeleton(config).shapes()
-
-    def tensor(shape: tuple[int, ...]) -> Resident:
-        values = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=draw) * 0.02
-        return Resident(values.bfloat16(), torch.bfloat16)
-
-    write_shard(folder / "model.safetensors", {name: tensor(shape) for name, shape in shapes.items()})
-    names = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, 5000))]
-    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
-    words = torch.randint(3, 5000, (WINDOW_TOKENS * (TOKENS // WINDOW_TOKENS + 2),), generator=draw).tolist()
-    (folder / "text.txt").write_text(" ".join(f"w{word}" for word in words))
-
-
 def main() -> None:
     from benchmarks.pages import draw_page, page_parser
 
@@ -137,11 +110,13 @@ def measure(model: str, method: str, compensate: str, units: str, ratio: str, ou
 def run() -> None:
     """Saves after every arm; arms that are there already are not measured again."""
     from benchmarks.pages import read_raw, write_raw
+    from benchmarks.random_checkpoint import write_checkpoint
 
     raw = read_raw(STEM) if STEM.with_suffix(".json").is_file() else unmeasured()
     done = {key(row): row for row in raw["rows"]}
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder))
+        shape = {**SHAPE, "architectures": ["LlamaForCausalLM"]}
+        write_checkpoint(Path(folder), shape, TOKENS + 2 * WINDOW_TOKENS)
         for method, compensate, units, ratio in ARMS:
             if (method, compensate, units, ratio) in done:
                 continue

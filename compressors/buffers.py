@@ -14,10 +14,10 @@ from compressors.level_store import MEMORY_BYTES
 from compressors.second_order import COMPACT_COLUMNS, MOST_ROWS, round_columns
 from compressors.shards import PIECE_ROWS
 from compressors.statistics import WIDE
-from compressors.workload import LIVE_BESIDE, Consumer, Workload
+from compressors.workload import FLOAT32_BYTES, LIVE_BESIDE, Consumer, Workload
 
-_FLOAT32, _FLOAT64 = 4, 8
-# The same with everything that a backward pass keeps and returns.
+_FLOAT64 = 8
+# Values of a consumer's width in a forward pass, with everything that a backward pass keeps and returns.
 _LIVE_BACKWARD = 8
 # Kept rows of weights while a ridge is solved: products, ridge times base, right side twice, solution, base.
 _LIVE_ROWS = 6
@@ -59,12 +59,12 @@ def _masking(workload: Workload) -> Purposes:
     sums = sum(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
     matrix = workload.ffn_width * workload.hidden * _width_of(workload.ffn_width)
     factors = _FACTORS * max(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
-    whole = (_LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32) if workload.remembered else 0
+    whole = (_LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES) if workload.remembered else 0
     return {
         "hidden states of the calibration text": max(
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
-        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "values of every token": workload.tokens * workload.remembered * FLOAT32_BYTES,
         "Gram and cross products": sums,
         "intermediate values, masks": max(factors + _LIVE_SWEEP * matrix, whole + factors, workload.forward_bytes),
     }
@@ -85,7 +85,7 @@ def _pruning(workload: Workload) -> Purposes:
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
         "streams between blocks": _between(workload) * workload.states_bytes,
-        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "values of every token": workload.tokens * workload.remembered * FLOAT32_BYTES,
         "Gram and cross products": sums + _alternated_sums(workload),
         "intermediate values, choice or repair": max(work, workload.forward_bytes, _way_back(workload)),
     }
@@ -98,7 +98,7 @@ def _between(workload: Workload) -> int:
 def _way_back(workload: Workload) -> int:
     """`together`: a piece on its way through a block and back, in one of its halves."""
     widest = max(workload.ffn_width, workload.attention_width)
-    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * _FLOAT32
+    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * FLOAT32_BYTES
     return values if workload.together > 1 else 0
 
 
@@ -115,7 +115,7 @@ def _alternation(workload: Workload, consumer: Consumer) -> int:
     if not workload.remembered:
         return 0
     squares = 2 * consumer.columns**2 * _element(consumer)
-    return _LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32 + squares
+    return _LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES + squares
 
 
 def _sums(workload: Workload, consumer: Consumer) -> int:
@@ -134,10 +134,10 @@ def _work(workload: Workload, consumer: Consumer) -> int:
 
 def _observation(workload: Workload, consumer: Consumer) -> int:
     """`statistics`: a piece's inputs beside their float64 copy or beside a product on its way to a float64 sum."""
-    inputs = workload.piece * consumer.columns * _FLOAT32
-    product = consumer.columns * max(consumer.columns, workload.hidden) * _FLOAT32
+    inputs = workload.piece * consumer.columns * FLOAT32_BYTES
+    product = consumer.columns * max(consumer.columns, workload.hidden) * FLOAT32_BYTES
     sums_directly = consumer.columns > WIDE or not workload.products
-    hidden = workload.piece * workload.hidden * _FLOAT32
+    hidden = workload.piece * workload.hidden * FLOAT32_BYTES
     return inputs + max(2 * inputs, 0 if sums_directly else product) + LIVE_BESIDE * hidden
 
 
@@ -169,10 +169,10 @@ def _gradients(workload: Workload) -> Purposes:
     logits = _LIVE_LOGIT_GRADIENTS * workload.piece * workload.vocabulary
     widest = max(workload.ffn_width, workload.attention_width)
     backward = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden)
-    scores = widest * workload.hidden * 4 * _FLOAT64 // _FLOAT32
+    scores = widest * workload.hidden * 4 * _FLOAT64 // FLOAT32_BYTES
     return {
         "hidden states in front of every block": (workload.layers + 3) * workload.states_bytes,
-        "logits or gradients": max(logits, backward, scores) * _FLOAT32,
+        "logits or gradients": max(logits, backward, scores) * FLOAT32_BYTES,
     }
 
 
@@ -204,7 +204,7 @@ def _candidates(workload: Workload) -> Purposes:
         "logits": _LIVE_LOGITS
         * min(workload.tokens, logit_tokens(workload.vocabulary))
         * workload.vocabulary
-        * _FLOAT32,
+        * FLOAT32_BYTES,
     }
     return max((passes, ends, _influence(workload)), key=_total)
 
@@ -226,7 +226,7 @@ def _rankings(workload: Workload) -> Purposes:
 def _levels(workload: Workload) -> Purposes:
     """A search: the model, the levels, and the most of building and judging them. The bench lives all the while."""
     building = {**_pruning(workload), "dense predictions": 2 * workload.states_bytes} if workload.streams else {}
-    half = max(workload.ffn_width * 3, workload.attention_width * 4) * workload.hidden * _FLOAT32
+    half = max(workload.ffn_width * 3, workload.attention_width * 4) * workload.hidden * FLOAT32_BYTES
     judging = {**_candidates(workload), "levels of one half layer": 4 * half}
     return {
         "the model": workload.resident_bytes,
@@ -239,12 +239,12 @@ def _export(workload: Workload) -> Purposes:
     """`blocks`: the head as it passes, as stored and in float32, and the probe's logits in slices and joined."""
     rows = min(PIECE_ROWS, workload.vocabulary)
     logits = 2 * _PROBE_TOKENS * workload.vocabulary
-    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * _FLOAT32}
+    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * FLOAT32_BYTES}
 
 
 def _embedded_rows(workload: Workload) -> int:
     """The distinct tokens' rows of the embedding, while they are spread over the text."""
-    return min(workload.vocabulary, workload.tokens) * workload.hidden * _FLOAT32
+    return min(workload.vocabulary, workload.tokens) * workload.hidden * FLOAT32_BYTES
 
 
 def _element(consumer: Consumer) -> int:
@@ -253,7 +253,7 @@ def _element(consumer: Consumer) -> int:
 
 def _width_of(columns: int) -> int:
     """Bytes of a value of sums over this many columns."""
-    return _FLOAT64 if columns <= WIDE else _FLOAT32
+    return _FLOAT64 if columns <= WIDE else FLOAT32_BYTES
 
 
 def _total(purposes: Purposes) -> int:
@@ -265,16 +265,16 @@ def _masks(workload: Workload) -> Purposes:
     layer; before that the dense model is ranked. A masked consumer's input stands beside what it was."""
     _, drawn = workload.drawn
     ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
-    states = drawn * workload.hidden * _FLOAT32
+    states = drawn * workload.hidden * FLOAT32_BYTES
     tokens = min(drawn, logit_tokens(workload.vocabulary))
     # All masks of a step run together, which may be more than the text itself has.
     wide = replace(workload, tokens=max(drawn, workload.tokens))
-    masked = min(drawn, wide.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
+    masked = min(drawn, wide.piece) * max(workload.ffn_width, workload.attention_width) * FLOAT32_BYTES
     steps: Purposes = {
         "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
         "hidden states of drawn masks": 2 * states,
         "intermediate values": wide.forward_bytes + masked,
-        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * _FLOAT32,
+        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * FLOAT32_BYTES,
     }
     most: Purposes = max((ranking, steps), key=_total)
     return {"the model": workload.resident_bytes, **most}

@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from artifacts.errors import UnsupportedModel
 from artifacts.files import complete_directory
-from artifacts.variant import LayerShape, Unit
+from artifacts.variant import Footprint, LayerShape, Unit
 from compressors.allocation.depth_increasing import DepthIncreasingConfig, layer_weights
 from compressors.budget import Dimensions, budget_for
 from compressors.export import write_config
 from compressors.relabel import checkpoint_config
 from modeling.pruned_config import MODEL_TYPES, head_width
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def write_drawn_shape(
@@ -31,24 +34,32 @@ def write_drawn_shape(
     units: tuple[Unit, ...] = ("ffn",),
     allocation: str = "uniform",
     multiple_of: int | None = None,
-) -> int:
-    """Writes config.json and a tokenizer into `out`; returns the number of parameters.
+) -> Footprint:
+    """Writes config.json and a tokenizer into `out`; returns what the checkpoint would weigh.
 
     Raises UnsupportedModel for another architecture or allocation, ConfigError for a ratio that leaves nothing.
     """
     architecture, base = _described(config)
     layers = pruned_layers(base, ratio, units, allocation, multiple_of)
     with complete_directory(out) as folder:
-        pruned = checkpoint_config(base, layers, architecture, str(config.get("dtype", "bfloat16")))
+        pruned = checkpoint_config(base, layers, architecture, dtype_of(config))
         write_config(pruned, folder)
         _write_tokenizer(folder, int(base.vocab_size))
-    return parameters(base, layers)
+    return drawn_footprint(base, layers, DTYPES[dtype_of(config)].itemsize)
 
 
 def dense_parameters(config: Mapping[str, Any]) -> int:
     """Raises UnsupportedModel for another architecture."""
     _, base = _described(config)
-    return parameters(base, pruned_layers(base, 0.0, ("ffn",), "uniform", None))
+    return drawn_footprint(base, pruned_layers(base, 0.0, ("ffn",), "uniform", None), 1).params_total
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """Raises UnsupportedModel for a type that no checkpoint has."""
+    name = str(config.get("dtype", "bfloat16"))
+    if name not in DTYPES:
+        raise UnsupportedModel(f"dtype {name} is no type of weights. Use {', '.join(DTYPES)}.")
+    return name
 
 
 def _described(config: Mapping[str, Any]) -> tuple[str, Any]:
@@ -99,16 +110,21 @@ def _widths(allocation: str, ratio: float, base: Dimensions, uniform: int, multi
     return [max(multiple, round(width / multiple) * multiple) for width in kept]
 
 
-def parameters(base: Any, layers: tuple[LayerShape, ...]) -> int:
-    """Matrices, embedding and head; norms and biases, some ten thousandths, are left out."""
+def drawn_footprint(base: Any, layers: tuple[LayerShape, ...], element_bytes: int) -> Footprint:
+    """By `compressors.footprint`'s formulas, from matrices, embedding and head; norms and biases, some ten thousandths,
+    are left out."""
     hidden, head = int(base.hidden_size), head_width(base)
-    blocks = sum(
-        hidden * (2 * head * (layer.query_heads + layer.kv_heads) + 3 * layer.ffn_width)
-        for layer in layers
-        if layer.present
+    present = [layer for layer in layers if layer.present]
+    blocks = sum(hidden * (2 * head * (layer.query_heads + layer.kv_heads) + 3 * layer.ffn_width) for layer in present)
+    output = int(base.vocab_size) * hidden
+    total = blocks + output * (1 if base.tie_word_embeddings else 2)
+    return Footprint(
+        params_total=total,
+        params_blocks=blocks,
+        weights_bytes=total * element_bytes,
+        kv_bytes_per_token=sum(2 * layer.kv_heads * head for layer in present) * element_bytes,
+        flops_per_token=2 * (blocks + output),
     )
-    ends = int(base.vocab_size) * hidden * (1 if base.tie_word_embeddings else 2)
-    return blocks + ends
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:

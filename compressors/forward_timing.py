@@ -86,7 +86,11 @@ def time_forward(request: ForwardRequest, progress: Progress = silent) -> Forwar
         (request.batch, request.tokens),
         generator=torch.Generator().manual_seed(0),
     ).to(request.device)
-    return time_pairs(models, ids, request.pairs, progress)
+    times = time_pairs(models, ids, request.pairs, progress)
+    del models
+    if request.device == "cuda":
+        torch.cuda.empty_cache()  # what this process holds on to, an engine that is started next would lack
+    return times
 
 
 def time_pairs(

@@ -32,6 +32,7 @@ from compressors.budget import Dimensions
 from compressors.footprint import footprint_of_tensors
 from compressors.headers import TensorHeader, read_headers
 from compressors.shards import require_finite_weights
+from modeling.pruned_config import head_width
 from modeling.registration import register_with_transformers
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -112,14 +113,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def resolve_config(folder: Path) -> dict[str, Any]:
-    """`config.json` with Transformers' defaults for what it leaves out. Raises CheckpointError if it is not valid."""
+    """`config.json` with what it leaves out: Transformers' defaults, and the head width, which classes such as Qwen2's
+    leave to be computed. Raises CheckpointError if it is not valid."""
     register_with_transformers()
     try:
-        resolved: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder}/config.json is not valid ({reason}). Fetch the checkpoint again.") from error
-    return resolved
+    resolved: dict[str, Any] = config.to_dict()
+    return resolved | ({"head_dim": head_width(config)} if resolved.get("num_attention_heads") else {})
 
 
 def _dimensions(config: dict[str, Any]) -> Dimensions:

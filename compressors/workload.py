@@ -1,4 +1,4 @@
-"""What decides how much memory and time a compression takes: shapes, text, and which parts of the work are wanted."""
+"""What decides how much memory and time a compression takes: shapes, the calibration's tokens, what looks at them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from compressors.registry import Survey
 from compressors.streams import piece_tokens
 
-_FLOAT32 = 4
+FLOAT32_BYTES = 4
 # Values of a consumer's width alive at once in a forward pass: activated gate, up and their product; in the attention
 # queries, what rotates them, and keys and values repeated for every query head.
 _LIVE_FFN, _LIVE_ATTENTION = 3, 5
@@ -32,8 +32,8 @@ class Workload:
     `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
     `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
     single weights become zero, `drawn` how many steps learn masks and how many tokens a step's masks run through
-    together, `remembered` how many float32 values of each token an alternation keeps beside the streams, `together` how
-    many blocks are cut for what they output together.
+    together, `remembered` how many float32 values of each token that or an alternation keeps beside the streams,
+    `together` how many blocks are cut for what they output together.
     """
 
     tokens: int
@@ -60,7 +60,7 @@ class Workload:
     @property
     def states_bytes(self) -> int:
         """One set of hidden states."""
-        return self.tokens * self.hidden * _FLOAT32
+        return self.tokens * self.hidden * FLOAT32_BYTES
 
     @property
     def piece(self) -> int:
@@ -72,4 +72,4 @@ class Workload:
     def forward_bytes(self) -> int:
         """Intermediate values of one piece in one half layer."""
         widest = max(_LIVE_FFN * self.ffn_width, _LIVE_ATTENTION * self.attention_width)
-        return self.piece * max(widest + LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * _FLOAT32
+        return self.piece * max(widest + LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * FLOAT32_BYTES

@@ -14,17 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifacts.document import Document
+from artifacts.hardware import Hardware as Hardware
 from artifacts.variant import Footprint
-
-
-class Hardware(Document):
-    """What the serving machine can do, measured or stated."""
-
-    name: str
-    memory_bytes_per_s: float
-    flops_per_s: float
-    source: str
 
 
 @dataclass(frozen=True, slots=True)

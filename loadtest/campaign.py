@@ -29,7 +29,11 @@ from loadtest.verdicts import holm_adjusted, verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignRequest:
-    """What to compare. `window_s` is the measured time of one arm in one block; `design` says how many blocks."""
+    """What to compare. `window_s` is the measured time of one arm in one block; `design` says how many blocks.
+
+    `any_url` lets a killed campaign go on with levels that were measured behind another URL: of a server that is
+    started for it, on whatever port is free.
+    """
 
     url: str
     models: tuple[str, ...]
@@ -44,6 +48,7 @@ class CampaignRequest:
     api_key: str | None = None
     timeout_s: float = 120.0
     token_range: tuple[int, int] = (3, 500)
+    any_url: bool = False
 
     @property
     def measured_s(self) -> float:
@@ -149,6 +154,8 @@ def _checked(request: CampaignRequest) -> dict[str, str | None]:
 def _key(request: CampaignRequest) -> str:
     asked = asdict(request)
     del asked["api_key"], asked["out"]  # the one is nobody's business, the other stands in the folder's name
+    if asked.pop("any_url"):
+        del asked["url"]
     return key_of(asked)
 
 

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 PREFIX_HITS = "vllm:prefix_cache_hits_total"
 PREFIX_QUERIES = "vllm:prefix_cache_queries_total"
 PREEMPTIONS = "vllm:num_preemptions_total"
+CACHE_INFO = "vllm:cache_config_info"
 
 _Counts = dict[str, dict[str, float]]
 
@@ -26,6 +27,18 @@ def engine_counters(text: str) -> _Counts:
                 of_model = counts.setdefault(model, {})
                 of_model[sample.name] = of_model.get(sample.name, 0.0) + sample.value
     return counts
+
+
+def cache_tokens(text: str) -> dict[str, int]:
+    """How many tokens each model's KV cache holds, for engines that say so."""
+    held: dict[str, int] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples if family.name == CACHE_INFO else ():
+            model = sample.labels.get("variant") or sample.labels.get("model_name")
+            sizes = [sample.labels.get(name, "") for name in ("num_gpu_blocks", "block_size")]
+            if model is not None and all(size.isdigit() for size in sizes):
+                held[model] = int(sizes[0]) * int(sizes[1])
+    return held
 
 
 def counter_increase(before: str | None, after: str | None, models: tuple[str, ...]) -> _Counts:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from http.client import HTTPException
-from ipaddress import ip_address
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from artifacts.errors import LoadTestError
+from artifacts.loopback import is_loopback
 
 _TIMEOUT_S = 10.0
 
@@ -74,11 +74,7 @@ def _base_url(url: str) -> str:
 
 def is_local(url: str) -> bool:
     """Whether it names this machine: a loopback address or `localhost`."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def served_here(url: str, served: dict[str, dict[str, Any]], models: tuple[str, ...]) -> bool:

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="STUDY", help="Folder that `study run` wrote, or the file it was run from.")
 ]
+StudyFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="STUDY...", help="Folders that `study run` wrote, or the files they were run from."),
+]
 
 
 def advise(
-    study: StudyFolder,
+    studies: StudyFolders,
     slo: Annotated[str | None, typer.Option(help="Limits as ttft_p95<500ms,tpot_p95<50ms, or a preset.")] = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second to be served.")] = None,
     max_loss: Annotated[
@@ -29,7 +33,8 @@ def advise(
 ) -> None:
     """Which variant of a study to deploy: the Pareto front, the choice with its reasons, and what laws expect beyond.
 
-    A smaller dense model and a quantised twin are candidates like the pruned ones.
+    A smaller dense model and a quantised twin are candidates like the pruned ones. Several studies count as one:
+    losses may come from one and speeds from another.
 
     Example: prunebench advise demo-laws.study --max-loss 5% --slo 'tpot_p95<20ms'
     """
@@ -38,7 +43,8 @@ def advise(
     from laws.studies.advice import advise as answer
     from laws.studies.candidates import quality_name
     from laws.studies.comparison import analyse
-    from laws.studies.records import on_hardware, read_study
+    from laws.studies.joining import read_studies, require_one_machine
+    from laws.studies.records import on_hardware
     from prunebench.console import note, print_result, show_table
 
     allowance, relative = parse_allowance(max_loss) if max_loss is not None else (None, False)
@@ -51,7 +57,7 @@ def advise(
         reference=reference,
         level=level,
     )
-    found = on_hardware(read_study(study), gpu)
+    found = require_one_machine(on_hardware(read_studies(studies), gpu))
     advice = answer(analyse(found, on=quality_name(found, on)), target)
     show_table(rows_of(advice))
     note("\n".join(advice.reasons))

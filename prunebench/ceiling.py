@@ -97,9 +97,17 @@ def hardware_of(file: Path | None, url: str) -> Hardware | None:
     return Hardware.load(known)
 
 
-def measure_hardware(variant: Path, out: Path | None) -> tuple[Path, Hardware]:
-    """Measures this machine with the working set of a variant's weights, and saves it; returns where, and what."""
-    hardware = measure_cpu(load_variant(variant).footprint.weights_bytes)
+def measure_hardware(variant: Path, out: Path | None, device: str) -> tuple[Path, Hardware]:
+    """Measures the GPU, or this CPU with the working set of a variant's weights, and saves it; returns where, and what.
+
+    Raises ConfigError for a GPU that is not there, CheckpointError for what is no variant.
+    """
+    if device == "cuda":
+        from modeling.device_speed import measure_gpu
+
+        hardware = measure_gpu()
+    else:
+        hardware = measure_cpu(load_variant(variant).footprint.weights_bytes)
     place = out or cache_file()
     hardware.save(place)
     return place, hardware

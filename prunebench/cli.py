@@ -13,7 +13,7 @@ from artifacts.errors import ConfigError, PrunebenchError
 from prunebench import laws_verbs, study_verbs, watching
 from prunebench.advise_verb import advise
 from prunebench.capacity import search, sweep
-from prunebench.choices import EngineType, KeyRole, parse_widths
+from prunebench.choices import DeviceName, EngineType, KeyRole, parse_widths
 from prunebench.comparing import compare
 from prunebench.load_verbs import calibrate, loadtest
 from prunebench.making import compress, recover
@@ -159,12 +159,15 @@ def key(
 def hardware(
     variant: Annotated[Path, typer.Argument(metavar="DIR", help="Variant whose weights are as large as what is read.")],
     out: Annotated[Path | None, typer.Option(help="File for --hardware. Default: kept for servers here.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="What is measured; a GPU's file is given to --hardware.")] = (
+        DeviceName.cpu
+    ),
 ) -> None:
-    """Measure this CPU's memory bandwidth and FLOP/s: loadtest, compare and sweep then print the ceiling first."""
+    """Measure memory bandwidth and FLOP/s: loadtest, compare and sweep then print the ceiling first."""
     from prunebench.ceiling import measure_hardware
     from prunebench.console import print_result
 
-    place, measured = measure_hardware(variant, out)
+    place, measured = measure_hardware(variant, out, device.value)
     print_result({"out": str(place), **measured.model_dump()})
 
 

@@ -7,21 +7,29 @@ from typing import Annotated
 
 import typer
 
-from prunebench.advise_verb import StudyFolder
+from prunebench.advise_verb import StudyFolders
 
 
 def study_report(
-    study: StudyFolder,
+    studies: StudyFolders,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page; a .json goes beside it. Default: report.html in the study's folder.")
+        Path | None,
+        typer.Option(
+            help="HTML page; a .json goes beside it. Default: report.html in the first folder. "
+            "A .md has the speeds alone."
+        ),
     ] = None,
 ) -> None:
-    """Turn a study into one page: verdicts on the papers' claims, losses and speeds against the ratio, fitted laws.
+    """Turn studies into one page: verdicts on the papers' claims, losses and speeds against the ratio, fitted laws.
 
     Example: prunebench study report demo-laws.study --out demo-laws.html
     """
     from laws.studies.records import study_folder
     from laws.studies.report import write_study_report
+    from laws.studies.speed_page import write_speed_page
     from prunebench.console import print_result
 
-    print_result(write_study_report(study, out or study_folder(study) / "report.html"))
+    if out is not None and out.suffix == ".md":
+        print_result(write_speed_page(studies, out))
+        return
+    print_result(write_study_report(studies, out or study_folder(studies[0]) / "report.html"))

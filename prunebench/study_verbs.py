@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunebench.advise_verb import StudyFolder
 from prunebench.study_report_verb import study_report
 
 if TYPE_CHECKING:
@@ -96,12 +97,32 @@ def status(study: StudyPath, out: OutFolder = None) -> None:
     _print_standing(opened)
 
 
+@app.command()
+def results(
+    study: StudyFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder for both files. Default: the study's.")] = None,
+) -> None:
+    """Write a study's cells as one long table, results.parquet and results.sqlite, for pandas, DuckDB or SQL.
+
+    `study run` does so by itself; this is for a study that came without them.
+
+    Example: prunebench study results benchmarks/demo_laws_cpu_202611 --out tables
+    """
+    from laws.studies.records import read_study
+    from prunebench.console import print_result
+    from prunebench.study.results import write_results
+
+    found = read_study(study)
+    records = sorted((*found.cells, *found.failed), key=lambda record: record.cell)
+    print_result({path.name: str(path) for path in write_results(records, out or found.folder)})
+
+
 def _backend(opened: OpenStudy, workers: int, ray_address: str | None) -> Backend:
     """Raises ConfigError for an address without Ray."""
     if ray_address is not None:
         from prunebench.study.cluster import Cluster
 
-        return Cluster(ray_address, opened.file)
+        return Cluster(ray_address, opened.file, opened.out)
     from prunebench.study.pool import Pool, Rooms
 
     # Memory on a GPU comes back with the process that held it, and the next cell may need all of it.

@@ -6,11 +6,11 @@ this machine may steer. What a key opened goes on without the key: a worker has 
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from artifacts.loopback import is_loopback
 from server import faults
 from server.asgi import Message, Scope, Send
 from server.faults import RATE_HEADERS, Headers
@@ -81,8 +81,8 @@ def is_local(scope: Scope) -> bool:
     """Whether somebody on this machine asks, and not a page from elsewhere that a browser on it shows."""
     client = scope.get("client")
     origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
-    from_here = not client or _is_loopback(client[0])  # a client without an address came through a Unix socket
-    return from_here and (origin is None or _is_loopback(_host_of(origin)))
+    from_here = not client or is_loopback(client[0])  # a client without an address came through a Unix socket
+    return from_here and (origin is None or is_loopback(_host_of(origin)))
 
 
 def _host_of(origin: bytes) -> str:
@@ -90,14 +90,3 @@ def _host_of(origin: bytes) -> str:
         return urlsplit(origin.decode("ascii")).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -23,6 +23,7 @@ from artifacts.provenance import package_versions
 
 GIB = 1 << 30
 BUCKETS_SINCE = CPU_KV_FLAG_SINCE = (0, 32)
+LEAST_FREE_SHARE = "0.01"
 
 # vLLM's own start at 10 ms (per token) and 300 ms (per request): a pruned model's speed-up would be invisible.
 HISTOGRAM_BUCKETS_S = {
@@ -111,6 +112,7 @@ def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
         argv += ["--enforce-eager"]
     if _takes_kv_bytes(machine):
         argv += ["--kv-cache-memory-bytes", str(job.kv_cache_bytes)]
+    argv += _beside_others(machine)
     argv += _recent_flags(machine)
     if sleeps_in_place(job.entry, fleet, machine):
         argv += ["--enable-sleep-mode"]
@@ -122,6 +124,12 @@ def _vllm_argv(job: EngineJob, machine: Machine) -> tuple[str, ...]:
 def sleeps_in_place(entry: VariantEntry, fleet: Fleet, machine: Machine) -> bool:
     """Whether the engine gives its memory back without ending. Only vLLM can, and only on a GPU."""
     return fleet.layout == "swap" and machine.device == "gpu" and entry.engine == "vllm" and not entry.urls
+
+
+def _beside_others(machine: Machine) -> list[str]:
+    """Before it starts, an engine wants this share of the GPU's memory free, nine tenths by default, also where its
+    cache's bytes are given and the share is used for nothing else: beside a first engine no second one would start."""
+    return ["--gpu-memory-utilization", LEAST_FREE_SHARE] if machine.device == "gpu" else []
 
 
 def _recent_flags(machine: Machine) -> list[str]:
@@ -137,7 +145,9 @@ def _takes_kv_bytes(machine: Machine) -> bool:
 
 def offline_arguments(machine: Machine, kv_cache_bytes: int) -> dict[str, Any]:
     """For vLLM's `LLM` class, what `engine_command` says to its server: an engine that is timed is one that serves."""
-    sized = {"kv_cache_memory_bytes": kv_cache_bytes} if _takes_kv_bytes(machine) else {}
+    sized: dict[str, Any] = {"kv_cache_memory_bytes": kv_cache_bytes} if _takes_kv_bytes(machine) else {}
+    if machine.device == "gpu":
+        sized["gpu_memory_utilization"] = float(LEAST_FREE_SHARE)
     return {"enforce_eager": machine.device == "cpu", "enable_prefix_caching": False, **sized}
 
 

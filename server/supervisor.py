@@ -1,8 +1,8 @@
 """Who starts the fleet's variants, tells them what was ordered, follows the fleet file, and stops them all?
 
-Starts are serial: two engines that load at the same time measure each other's memory. A start that fails at first is
-an error of the whole server, because a fleet that was never complete should be noticed; a worker that dies later costs
-its own variant only, which waits and is tried again.
+Starts are serial unless the fleet says otherwise: two engines that load at the same time measure each other's memory,
+if they size their caches by it. A start that fails at first is an error of the whole server, because a fleet that was
+never complete should be noticed; a worker that dies later costs its own variant only, which waits and is tried again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Supervisor:
         self._complete = False
 
     async def start_all(self) -> None:
-        """Checks every variant, then starts one after the other; in the layout `swap` the first few only.
+        """Checks every variant, then starts them in turn; in the layout `swap` the first few only.
 
         Raises PrunebenchError at the first that fails.
         """
@@ -55,9 +55,10 @@ class Supervisor:
         asleep = self._first_asleep()
         for keeper in asleep:
             keeper.begin_asleep()
-        for keeper in list(self._keepers.values()):
-            if keeper not in asleep:
-                await keeper.begin()
+        awake = [keeper for keeper in self._keepers.values() if keeper not in asleep]
+        at_once = self._registry.fleet.starts_at_once
+        for first in range(0, len(awake), at_once):
+            await _begin(awake[first : first + at_once])
         self._complete = True
         self._look_after(asyncio.create_task(self._swapper.run()))
 
@@ -156,3 +157,14 @@ class Supervisor:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self.broken.done():
             self.broken.set_exception(error)
+
+
+async def _begin(keepers: list[Keeper]) -> None:
+    """All at once. Raises the first failure; then the others are given up."""
+    starts = [asyncio.create_task(keeper.begin()) for keeper in keepers]
+    try:
+        await asyncio.gather(*starts)
+    finally:
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What do all variants' workers share? Machine, logs, one turn to start, and how much memory each takes."""
+"""What do all variants' workers share? Machine, logs, turns to start, and how much memory each takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Announce = Callable[[str], None]
 
 @dataclass(slots=True)
 class Workshop:
-    """`turn`: starts are serial. `stir` is called when something has changed that decides who sleeps and who wakes.
+    """`turn`: as many start at once as the fleet allows, one if it does not say. `stir` is called when something
+    has changed that decides who sleeps and who wakes.
 
     `broken` carries an error that nobody expected; what it happened to is looked after no more.
     """
@@ -29,7 +30,10 @@ class Workshop:
     announce: Announce
     broken: asyncio.Future[None]
     stir: Callable[[], None]
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turn = asyncio.Semaphore(self.fleet.starts_at_once)
 
     @property
     def fleet(self) -> Fleet:

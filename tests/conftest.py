@@ -6,11 +6,19 @@ other begins with the load tests, which must not measure beside each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.scheduling import ORDER, GroupScheduling, group_of
+from tests.vllm_host import VllmHost, running_host
+
+
+@pytest.fixture(scope="session")
+def vllm_host() -> Iterator[VllmHost]:
+    with running_host() as host:
+        yield host
 
 
 @pytest.hookimpl(optionalhook=True)

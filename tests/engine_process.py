@@ -21,10 +21,12 @@ import pytest
 import torch
 
 from tests.plugin_path import plugin_path
+from tests.vllm_host import CACHE_GIB
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300
-CACHE_GIB = 1
+PLAIN = ("--dtype", "float32", "--enforce-eager")
+LOG_NAME = "log"
 _CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
 
 
@@ -52,13 +54,14 @@ def ask(sock: Path, verb: str, path: str, body: dict[str, Any] | None = None) ->
 
 
 @contextmanager
-def engine(model: Path, *flags: str) -> Iterator[Path]:
-    """A vLLM process serving `model`; yields its socket once it is healthy and always ends its process group."""
+def engine(model: Path, *flags: str, way: tuple[str, ...] = PLAIN) -> Iterator[Path]:
+    """A vLLM process serving `model`; yields its socket once it is healthy and always ends its process group.
+
+    Beside the socket stands its log. `way` says in which type and with which kernels it computes."""
     with tempfile.TemporaryDirectory() as folder:
-        sock, log = Path(folder) / "s", Path(folder) / "log"
+        sock, log = Path(folder) / "s", Path(folder) / LOG_NAME
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-        command += ["--uds", str(sock), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
-        command += ["--no-enable-prefix-caching", *flags]
+        command += ["--uds", str(sock), *way, "--max-model-len", "256", "--no-enable-prefix-caching", *flags]
         settings = {"VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -102,15 +105,19 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 def require_same_greedy(sock: Path, folder: Path, model: Any, prompt: list[int], tokens: int) -> None:
     """The engine's tokens are those of Transformers' `model`, their log-probabilities within 1e-4."""
-    served, served_logprobs = served_greedy(sock, folder, prompt, tokens)
-    expected, expected_logprobs = reference_greedy(model, prompt, tokens)
-    assert served == expected
-    assert served_logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+    require_greedy(served_greedy(sock, folder, prompt, tokens), model, prompt)
 
 
-def require_cache_room(sock: Path, kv_bytes_per_token: int) -> None:
-    """The KV cache holds as many tokens as its memory has room for, to a block."""
-    capacity_tokens, block_tokens = cache_capacity_tokens(sock)
+def require_greedy(served: tuple[list[int], list[float]], model: Any, prompt: list[int]) -> None:
+    """Tokens and log-probabilities that an engine gave are those of Transformers' `model`, the latter within 1e-4."""
+    tokens, logprobs = reference_greedy(model, prompt, len(served[0]))
+    assert served[0] == tokens
+    assert served[1] == pytest.approx(logprobs, abs=1e-4)
+
+
+def require_cache_room(capacity: tuple[int, int], kv_bytes_per_token: int) -> None:
+    """The KV cache holds as many tokens as its memory has room for, to a block. `capacity` in tokens: all, a block."""
+    capacity_tokens, block_tokens = capacity
     room_tokens = (CACHE_GIB << 30) / kv_bytes_per_token
     assert room_tokens - block_tokens <= capacity_tokens <= room_tokens
 

@@ -14,6 +14,7 @@ ENGINES = (
     "tests/modeling/test_served_",
     "tests/compressors/test_engine.py",
     "tests/prunebench/test_latency_engine.py",
+    "tests/prunebench/test_shapes_engine.py",
 )
 CLOCKS = ("tests/loadtest/", "tests/server/", "tests/prunebench/test_study_speeds.py")
 ORDER = ("engines", "clocks")

@@ -53,7 +53,8 @@ def conditions_of(cells: Sequence[CellRecord]) -> str:
         ends = dict.fromkeys(f"{tokens / 1e6:g}" for tokens in (budgets[0], budgets[-1]))
         parts.append(f"{' to '.join(ends)} M tokens of recovery")
     models = ", ".join(dict.fromkeys(cell.model for cell in cells))
-    return f"{len(cells)} cells: r {span}; {' and '.join(parts)}; {models}"
+    count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+    return f"{count}: r {span}; {' and '.join(parts)}; {models}"
 
 
 def parameter_number(found: Fitted, parameter: str, name: str | None = None) -> Number:

@@ -13,7 +13,6 @@ from laws.critical import critical_ratio_v1
 from laws.fits.fit import Fitted
 from laws.forms import Array
 from laws.studies.comparison import Analysis, Comparison
-from laws.studies.records import accuracy_of
 from laws.studies.samples import Scope, cells_of
 
 _V1 = "v1"
@@ -82,21 +81,21 @@ def _critical(analysis: Analysis, scope: Scope, found: Fitted, kept: float) -> l
 
 
 def seen_critical_ratio(analysis: Analysis, scope: Scope, kept: float) -> float:
-    """Where the mean accuracy after the most recovery falls below `kept` of the dense: the last such crossing.
+    """Where the mean after the most recovery leaves `kept` x the dense value for good: a floor below 1, else a ceiling.
 
     Between measured ratios the means are joined by lines, and begin with the dense model at r = 0; where they stay
-    above `kept` it is the highest ratio measured.
+    within it is the highest ratio measured.
     """
     cells = [cell for cell in cells_of(analysis.study, scope) if cell.recovery == scope.recovery]
     most = max(cell.recovery_tokens for cell in cells)
     shares: dict[float, list[float]] = {}
     for cell in cells:
-        pair = accuracy_of(cell, scope.name)
+        pair = scope.value_of(cell)
         if cell.recovery_tokens == most and pair is not None:
             shares.setdefault(cell.ratio, []).append(pair[0] / pair[1])
     ratios = np.array([0.0, *sorted(shares)])
     means = np.array([1.0, *(float(np.mean(shares[ratio])) for ratio in sorted(shares))])
-    last = int(np.flatnonzero(means >= kept)[-1])
+    last = int(np.flatnonzero(means >= kept if kept < 1 else means <= kept)[-1])
     if last == len(ratios) - 1:
         return float(ratios[-1])
     along = (means[last] - kept) / (means[last] - means[last + 1])

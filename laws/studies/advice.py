@@ -104,7 +104,8 @@ def advise(analysis: Analysis, target: Target) -> Advice:
 
 
 def choose_level(study: Study, target: Target) -> str:
-    """The level asked for; the lowest open-loop rate that is enough; else the highest load there is.
+    """The level asked for; the lowest open-loop rate that is enough; else the highest load there is. Of loads only:
+    forward passes count where nothing was served.
 
     Raises ConfigError if the study has no speeds, not that level, or only lower rates.
     """
@@ -115,6 +116,8 @@ def choose_level(study: Study, target: Target) -> str:
         if target.level not in levels:
             raise ConfigError(f"The study has no level {target.level!r}. It has {', '.join(levels)}.")
         return target.level
+    served = {row.level for rows in study.speeds.values() for row in rows if row.mode == "serving"}
+    levels = [level for level in levels if level in served] or levels
     rates = [level for level in levels if rate_of(level) is not None]
     if target.rate_per_s is None or not rates:
         return levels[-1]
@@ -196,6 +199,8 @@ def _reasons(
     )
     if chosen.params is not None:
         yield f"It has {format_count(chosen.params)} parameters."
+    if chosen.timed_as is not None:
+        yield f"Its speed is that of {chosen.timed_as}, which has the same shapes."
     if allowed is not None and chosen.rise_high is not None and chosen.rise_high > allowed:
         yield "The interval of its loss reaches beyond what is allowed: more seeds or a longer text would tell."
     equal = [row.candidate for row in meeting if row.candidate.name != chosen.name and _overlap(row.candidate, chosen)]

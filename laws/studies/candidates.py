@@ -24,6 +24,7 @@ from laws.studies.records import (
     accuracy_of,
     loss_of,
     shape_key,
+    variant_key,
     variant_name,
 )
 from laws.studies.speeds import speaking_quantity
@@ -33,7 +34,8 @@ _Z = 1.96
 
 class Candidate(Document):
     """One variant. `rise` is what it loses on the text or task, in nats or in accuracy; `speed` is relative to the
-    reference model at the level. `latencies_s` are what an SLO looks at."""
+    reference model at the level, measured on the variant `timed_as` if that is another one of the same shapes.
+    `latencies_s` are what an SLO looks at."""
 
     name: str
     model: str
@@ -49,6 +51,7 @@ class Candidate(Document):
     speed: float
     speed_low: float | None
     speed_high: float | None
+    timed_as: str | None = None
     requests_per_s: float | None
     latencies_s: dict[str, float]
     cells: tuple[str, ...]
@@ -151,7 +154,10 @@ def _tokens(cells: Iterable[CellRecord], name: str) -> set[int]:
 def _rows(study: Study, cell: CellRecord, level: str) -> tuple[SpeedAt, ...]:
     """A dense model stands in the records of its variants, as what they are compared with."""
     own = [row for row in study.speeds.get(shape_key(cell), ()) if row.level == level]
-    return tuple(own) or (_as_dense(study, cell.model, level) if cell.is_dense else ())
+    if own or cell.is_dense:
+        return tuple(own) or _as_dense(study, cell.model, level)
+    twin = study.timed_as(cell, level)
+    return () if twin is None else tuple(row for row in twin.speeds if row.level == level)
 
 
 def _as_dense(study: Study, model: str, level: str) -> tuple[SpeedAt, ...]:
@@ -191,10 +197,19 @@ def _candidate(
         speed=headline.speedup * scale,
         speed_low=None if headline.low is None else headline.low * scale,
         speed_high=None if headline.high is None else headline.high * scale,
+        timed_as=_timed_as(study, cells[0], level),
         requests_per_s=rows["requests_per_s"].value if "requests_per_s" in rows else None,
         latencies_s={quantity: row.value for quantity, row in rows.items() if row.unit == "s" and row.value},
         cells=tuple(cell.cell for cell in cells),
     )
+
+
+def _timed_as(study: Study, cell: CellRecord, level: str) -> str | None:
+    """The name of the variant that lends its speed, if one does."""
+    if any(row.level == level for row in study.speeds.get(shape_key(cell), ())):
+        return None
+    twin = study.timed_as(cell, level)
+    return None if twin is None else variant_name(variant_key(twin))
 
 
 def _scale(study: Study, model: str, reference: str, level: str) -> float:

@@ -19,8 +19,8 @@ from laws.figures import COLOURS, REFERENCE_COLOUR, SYMBOLS, blank_figure
 from laws.fits.bootstrap import expanded_interval
 from laws.fits.fit import Fitted
 from laws.forms import Floats
-from laws.studies.comparison import Analysis
-from laws.studies.records import method_label
+from laws.studies.comparison import KEPT, Analysis
+from laws.studies.records import MEAN_OF_TASKS, Study, method_label
 from laws.studies.samples import Kind, Scope, cells_of, sample_of, scopes_of
 
 _SMOOTH = np.linspace(0.02, 0.92, 46)
@@ -74,15 +74,19 @@ def over_ratios(y_title: str) -> go.Figure:
     return figure
 
 
+def place_of(study: Study, method: str) -> int:
+    """Of a method among all that prune: on a page it has one colour, whichever others a picture shows."""
+    return list(dict.fromkeys(method_label(cell) for cell in study.cells if cell.ratio > 0)).index(method)
+
+
 def lines_of(analysis: Analysis, kind: Kind, name: str) -> list[Line]:
     """Without recovery and with the most of it, for each method; colours by method."""
     scopes = [scope for scope in scopes_of(analysis.study, kind) if scope.name == name]
-    methods = tuple(dict.fromkeys(scope.method for scope in scopes))
     found = []
     for scope in scopes:
         cells = [cell for cell in cells_of(analysis.study, scope) if cell.recovery == scope.recovery]
         tokens = max(cell.recovery_tokens for cell in cells)
-        place = methods.index(scope.method)
+        place = place_of(analysis.study, scope.method)
         found.append(
             Line(
                 scope=scope,
@@ -152,7 +156,7 @@ def recovery_figure(analysis: Analysis, name: str) -> go.Figure | None:
 
 
 def critical_figure(analysis: Analysis) -> go.Figure | None:
-    """The laws' critical ratios with intervals; crosses: where the means of the measured accuracies cross."""
+    """The laws' critical ratios with intervals; crosses: where the means of the measured values cross."""
     rows = [
         (comparison, law, critical)
         for comparison in analysis.comparisons
@@ -191,8 +195,7 @@ def _add_seen(figure: go.Figure, analysis: Analysis) -> None:
     seen = [
         (_row(c.scope, kept), seen_critical_ratio(analysis, c.scope, kept))
         for c in analysis.comparisons
-        if c.kind == "accuracy"
-        for kept in (0.9, 0.8)
+        for kept in KEPT[c.kind]
     ]
     if seen:
         marker = {"symbol": "x", "size": 9, "color": REFERENCE_COLOUR}
@@ -202,9 +205,9 @@ def _add_seen(figure: go.Figure, analysis: Analysis) -> None:
 
 
 def _row(scope: Scope, kept: float) -> str:
-    """In two lines, for a phone."""
+    """In two short lines, for a phone."""
     method, name = scope.label.split(" · ")
-    return f"{method}<br>{name}, {kept:g} ×"
+    return f"{method}<br>{'accuracy' if name == MEAN_OF_TASKS else name}, {kept:g} ×"
 
 
 def residual_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | None:
@@ -212,9 +215,10 @@ def residual_figure(analysis: Analysis, kind: Kind, name: str) -> go.Figure | No
     figure = over_ratios("log(measured / law)")
     figure.add_hline(y=0, line={"color": REFERENCE_COLOUR, "width": 1})
     drawn = False
-    for place, scope in enumerate(s for s in scopes_of(analysis.study, kind) if s.name == name):
-        if scope.recovery != NO_RECOVERY:
+    for scope in scopes_of(analysis.study, kind):
+        if scope.name != name or scope.recovery != NO_RECOVERY:
             continue
+        place = place_of(analysis.study, scope.method)
         comparison = analysis.of(scope)
         names = dict.fromkeys(law.name for law in (comparison.law("v1"), comparison.best) if law) if comparison else {}
         for law in names:

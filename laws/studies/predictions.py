@@ -19,6 +19,7 @@ from laws.fits.sample import Sample
 from laws.forms import TIME_SHARE, Conditions, Floats
 from laws.studies.candidates import Field, is_accuracy
 from laws.studies.comparison import RAW, Analysis, Comparison, LawResult
+from laws.studies.records import Study, footprint_of, method_label
 from laws.studies.speeds import SpeedPoint, speed_points
 
 GRID = np.round(np.arange(0.05, 0.91, 0.05), 2)
@@ -105,12 +106,7 @@ def _quality(analysis: Analysis, found: Fitted, field: Field, ratios: Floats, mo
 
 def _speeds(analysis: Analysis, method: str, field: Field, ratios: Floats, model: str) -> Floats | None:
     """(speed, low, high) by ratio, beside the reference; None where the model has too few speeds at this level."""
-    points = [
-        point
-        for point in speed_points(analysis.study)
-        if (point.cell.model, point.method, point.at.level) == (model, method, field.level)
-    ]
-    law = fit_time_share(points)
+    law = fit_time_share(_points(analysis.study, method, field.level, model))
     if law is None:
         return None
     parameter = law.fit.parameter("f")
@@ -119,6 +115,16 @@ def _speeds(analysis: Analysis, method: str, field: Field, ratios: Floats, model
     value, low, high = (np.asarray(TIME_SHARE([share], at)) for share in shares)
     half = np.hypot(np.log(high / low) / 2, _Z * law.fit.residual_rms)
     return np.stack([value, value * np.exp(-half), value * np.exp(half)])
+
+
+def _points(study: Study, method: str, level: str, model: str) -> list[SpeedPoint]:
+    """Of the method itself, or of others where they have its shapes."""
+    there = [point for point in speed_points(study) if (point.cell.model, point.at.level) == (model, level)]
+    own = [point for point in there if point.method == method]
+    shapes = {footprint_of(cell) for cell in study.cells if method_label(cell) == method} - {None}
+    return own or list(
+        {footprint_of(point.cell): point for point in there if footprint_of(point.cell) in shapes}.values()
+    )
 
 
 def fit_time_share(points: list[SpeedPoint]) -> Fitted | None:

@@ -1,7 +1,8 @@
 """What does a study hold? Its cells, found from a folder or from the study's file, and how they are grouped.
 
-A variant is one point of the study without its seed: what one would build. Speeds are measured once per shape, so that
-a recovered variant, which has the shape of its parent, is as fast as that.
+A variant is one point of the study without its seed: what one would build. Speeds are measured once per shape: a
+recovered variant is as fast as its parent, and so are variants of other methods that keep as much of every layer, for
+an engine does not know which channels they were.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ STUDY_NAME = "study.json"
 MEAN_OF_TASKS = "mean of all tasks"
 _SUFFIX = ".study"
 _DATA_FREE = ("random", "magnitude", "prunenet")
+
+Footprint = tuple[str, int, tuple[float, ...]]
+_UNIFORM = "uniform"
 
 
 class ShapeKey(NamedTuple):
@@ -74,6 +78,20 @@ class Study:
         for cell in self.cells:
             found[shape_key(cell)] = found.get(shape_key(cell), ()) + cell.speeds
         return found
+
+    @cached_property
+    def _by_footprint(self) -> dict[Footprint, tuple[CellRecord, ...]]:
+        found: dict[Footprint, tuple[CellRecord, ...]] = {}
+        for cell in self.cells:
+            if cell.speeds and (footprint := footprint_of(cell)) is not None:
+                found[footprint] = (*found.get(footprint, ()), cell)
+        return found
+
+    def timed_as(self, cell: CellRecord, level: str) -> CellRecord | None:
+        """The cell of another variant with the same tensor shapes whose speed was measured at the level."""
+        footprint = footprint_of(cell)
+        alike = self._by_footprint.get(footprint, ()) if footprint else ()
+        return next((twin for twin in alike if any(row.level == level for row in twin.speeds)), None)
 
     @cached_property
     def loss_sets(self) -> tuple[str, ...]:
@@ -145,9 +163,20 @@ def shape_key(cell: CellRecord) -> ShapeKey:
     return ShapeKey(cell.model, cell.method, cell.ratio, cell.allocation, cell.repair, cell.calibration or "")
 
 
+def footprint_of(cell: CellRecord) -> Footprint | None:
+    """Equal for equal tensor shapes: the parameters, and what is left of blocks, KV cache and operations, to the last.
+
+    None where sums do not tell shapes: with an allocation that is not uniform, and for a dense model or its twin.
+    """
+    if cell.ratio == 0 or cell.allocation != _UNIFORM or cell.params is None or cell.ratios is None:
+        return None
+    left = cell.ratios.model_dump(exclude={"nominal"})
+    return cell.model, cell.params, tuple(left.values())
+
+
 def method_label(cell: CellRecord) -> str:
     """The method, with its allocation and repair where they are not the plain ones, and its text of several."""
-    extras = [x for x, plain in ((cell.allocation, "uniform"), (cell.repair, "none")) if x != plain]
+    extras = [x for x, plain in ((cell.allocation, _UNIFORM), (cell.repair, "none")) if x != plain]
     extras += [f"calibrated on {cell.calibration}"] if cell.calibration else []
     return f"{cell.method} ({', '.join(extras)})" if extras else cell.method
 
@@ -171,9 +200,15 @@ def loss_of(cell: CellRecord, name: str) -> tuple[float, float] | None:
     return (row.loss_nats, row.base_loss_nats) if row else None
 
 
+def hardware_of(cell: CellRecord) -> str:
+    where = cell.provenance
+    return ", ".join(where.gpus) or f"{where.cpu or 'unknown processor'}, {where.cpu_cores} cores"
+
+
 def measured_on(cells: Iterable[CellRecord]) -> str:
     """Hardware and commits of the cells, for the line below a number."""
-    given = [cell.provenance for cell in cells]
-    hardware = dict.fromkeys(", ".join(p.gpus) or f"{p.cpu or 'unknown processor'}, {p.cpu_cores} cores" for p in given)
-    commits = dict.fromkeys((p.commit or "no commit")[:12] + ("+" if p.commit_dirty else "") for p in given)
+    given = list(cells)
+    hardware = dict.fromkeys(hardware_of(cell) for cell in given)
+    made = [cell.provenance for cell in given]
+    commits = dict.fromkeys((p.commit or "no commit")[:12] + ("+" if p.commit_dirty else "") for p in made)
     return f"{'; '.join(hardware)}; commit {', '.join(commits)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,29 @@ from artifacts.units import format_seconds
 from laws.claims.catalogue import CLAIMS
 from laws.claims.claim import Number, Verdict
 from laws.fits.fit import Parameter
+from laws.fits.held_out import Split
 from laws.forms import LAWS
 from laws.report import figure_as_div
 from laws.studies.comparison import SPLITS, Analysis, analyse
 from laws.studies.divergence_figure import divergence_figure
 from laws.studies.findings import StudyFindings, find
+from laws.studies.joining import read_studies
 from laws.studies.loss_figures import critical_figure, recovery_figure, residual_figure, value_figure
-from laws.studies.records import MEAN_OF_TASKS, read_study
+from laws.studies.records import MEAN_OF_TASKS
 from laws.studies.speed_figures import load_figure, quality_adjusted_figure, ratio_figure
 
 _TEMPLATES = Path(__file__).parents[1]
 _MINUS = "\N{MINUS SIGN}"
 
 
-def write_study_report(folder: Path, out: Path) -> dict[str, Any]:
-    """Reads a study, writes `out` and the `.json` beside it; returns what to print.
+def write_study_report(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Reads studies as one, writes `out` and the `.json` beside it; returns what to print.
 
-    Raises ConfigError if the folder holds no finished cell, or `out` is a folder.
+    Raises ConfigError if a folder holds no finished cell, if the studies contradict each other, or `out` is a folder.
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder. Give the name of the HTML file to write, e.g. {out / 'study.html'}.")
-    analysis = analyse(read_study(folder))
+    analysis = analyse(read_studies(folders))
     findings = find(analysis)
     data = out.with_suffix(".json")
     findings.save(data)
@@ -56,9 +58,13 @@ def render(analysis: Analysis, findings: StudyFindings) -> str:
         counts=counts(findings.verdicts),
         panels=[(name, title, figure_as_div(figure)) for name, title, figure in panels(analysis) if figure],
         laws=LAWS,
-        splits=SPLITS,
+        splits=[split for split in SPLITS if _is_tested(split, findings)],
         plotly_js=get_plotlyjs(),
     )
+
+
+def _is_tested(split: Split, findings: StudyFindings) -> bool:
+    return any(law.error_of(split) is not None for c in findings.comparisons for law in c.laws)
 
 
 def panels(analysis: Analysis) -> Iterator[tuple[str, str, go.Figure | None]]:

@@ -13,7 +13,7 @@ from laws.critical import along_ratios
 from laws.figures import COLOURS, REFERENCE_COLOUR, SYMBOLS, blank_figure
 from laws.forms import TIME_SHARE
 from laws.studies.comparison import RAW, Analysis
-from laws.studies.loss_figures import over_ratios
+from laws.studies.loss_figures import over_ratios, place_of
 from laws.studies.predictions import fit_time_share
 from laws.studies.speeds import SpeedPoint, load_order, speed_points
 
@@ -29,10 +29,9 @@ def ratio_figure(analysis: Analysis, mode: str) -> go.Figure | None:
     figure = over_ratios("speed-up over the dense model")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     arms = grouped(points, lambda p: (p.method, p.cell.model, p.at.level))
-    methods = tuple(dict.fromkeys(method for method, _, _ in arms))
     rest = tuple(dict.fromkeys(arm[1:] for arm in arms))
     for arm, mine in arms.items():
-        colour = COLOURS[methods.index(arm[0]) % len(COLOURS)]
+        colour = COLOURS[place_of(analysis.study, arm[0]) % len(COLOURS)]
         symbol = SYMBOLS[rest.index(arm[1:]) % len(SYMBOLS)]
         dash = _DASHES[rest.index(arm[1:]) % len(_DASHES)]
         _add_points(figure, " · ".join(_several(arm, arms)), mine, colour, symbol)
@@ -112,10 +111,10 @@ def quality_adjusted_figure(analysis: Analysis) -> go.Figure | None:
         return None
     last = max((point.at.mode, load_order(point.at.level)) for point, _ in rows)
     rows = [row for row in rows if (row[0].at.mode, load_order(row[0].at.level)) == last]
-    figure = over_ratios(f"× accuracy kept, {last[1][2]}")
+    figure = over_ratios("speed-up × accuracy kept")
+    figure.update_xaxes(title=f"ratio r, at {last[1][2]}")
     figure.add_hline(y=1, line={"color": REFERENCE_COLOUR, "width": 1})
     arms = grouped(rows, lambda row: (row[0].method, row[0].cell.model, row[0].at.level))
-    methods = tuple(dict.fromkeys(arm[0] for arm in arms))
     rest = tuple(dict.fromkeys(arm[1:] for arm in arms))
     for arm, mine in arms.items():
         ordered = sorted(mine, key=lambda row: row[0].cell.ratio)
@@ -126,7 +125,7 @@ def quality_adjusted_figure(analysis: Analysis) -> go.Figure | None:
             mode="lines+markers",
             name=" · ".join(_several(arm, arms)),
             line={
-                "color": COLOURS[methods.index(arm[0]) % len(COLOURS)],
+                "color": COLOURS[place_of(analysis.study, arm[0]) % len(COLOURS)],
                 "dash": _DASHES[rest.index(arm[1:]) % len(_DASHES)],
                 "width": 2,
             },

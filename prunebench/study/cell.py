@@ -7,6 +7,7 @@ process, and whoever started it records that.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +17,31 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import PrunebenchError
+from artifacts.hardware import Hardware
 from artifacts.progress import Progress
 from artifacts.provenance import collect_provenance
-from artifacts.study import AccuracyOn, CellRecord, LossOn, PaperSpeed, SpeedAt
+from artifacts.study import AccuracyOn, CellRecord, LossOn, PaperSpeed, ServingSpeed, SpeedAt
 from compressors.quality import EvaluationRequest, evaluate
 from compressors.tasks import TaskRequest, TaskResult, evaluate_tasks
+from prunebench.study.ceilings import hardware_here
 from prunebench.study.checkpoints import Checkpoint, Place, make_checkpoint, open_base
 from prunebench.study.job import CellJob
+from prunebench.study.served import Served
 from prunebench.study.speeds import paper_speeds, serving_speeds
+
+
+def _processor_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 @dataclass(slots=True)
 class Stages:
-    """Where the time went: `with stages.of("compress"):`."""
+    """Where the time went: `with stages.of("compress"):`. Processor time is the process's and its ended children's."""
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     start_s: float = field(default_factory=time.monotonic)
+    start_processor_s: float = field(default_factory=_processor_s)
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -46,6 +56,10 @@ class Stages:
     def wall_s(self) -> float:
         return time.monotonic() - self.start_s
 
+    @property
+    def processor_s(self) -> float:
+        return _processor_s() - self.start_processor_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -54,6 +68,8 @@ class Measured:
     losses: tuple[LossOn, ...] = ()
     accuracies: tuple[AccuracyOn, ...] = ()
     speeds: tuple[SpeedAt, ...] = ()
+    hardware: Hardware | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
@@ -77,6 +93,8 @@ def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
         losses=measured.losses,
         accuracies=measured.accuracies,
         speeds=measured.speeds,
+        hardware=measured.hardware,
+        left_out=measured.left_out,
         params=made.params,
         base_params=base.params,
         **_when(stages),
@@ -86,7 +104,12 @@ def measure_cell(job: CellJob, progress: Progress) -> CellRecord:
 
 def _when(stages: Stages) -> dict[str, Any]:
     spent = {stage: round(seconds, 3) for stage, seconds in stages.spent_s.items()}
-    return {"started_at": stages.started_at, "wall_s": round(stages.wall_s, 3), "stages_s": spent}
+    return {
+        "started_at": stages.started_at,
+        "wall_s": round(stages.wall_s, 3),
+        "processor_s": round(stages.processor_s, 3),
+        "stages_s": spent,
+    }
 
 
 def _measure(
@@ -97,13 +120,23 @@ def _measure(
     with stages.of("tasks"):
         accuracies = _accuracies(job, place, made, progress)
     speeds: list[SpeedAt] = []
-    for speed in job.plan.speeds:
-        with stages.of(speed.mode):
-            if isinstance(speed, PaperSpeed):
-                speeds += paper_speeds(speed, place, base, made, progress)
-            else:
-                speeds += serving_speeds(speed, place, base, made, Path(job.raw), progress)
-    return Measured(losses=losses, accuracies=accuracies, speeds=tuple(speeds))
+    for paper in (speed for speed in job.plan.speeds if isinstance(speed, PaperSpeed)):
+        with stages.of("paper"):
+            speeds += paper_speeds(paper, place, base, made, progress)
+    serving = [speed for speed in job.plan.speeds if isinstance(speed, ServingSpeed)]
+    if not serving:
+        return Measured(losses=losses, accuracies=accuracies, speeds=tuple(speeds))
+    with stages.of("hardware"):
+        hardware = hardware_here(place.device, base.footprint.weights_bytes)
+    with stages.of(serving_stage(Path(job.raw))):
+        served = Served(base=base, made=made, hardware=hardware)
+        rows, left_out = serving_speeds(serving, place, served, Path(job.raw), progress)
+    return Measured(losses=losses, accuracies=accuracies, speeds=(*speeds, *rows), hardware=hardware, left_out=left_out)
+
+
+def serving_stage(raw: Path) -> str:
+    """Its time is a price for other cells only where nothing had been measured before."""
+    return "serving, gone on with" if raw.is_dir() and any(raw.iterdir()) else "serving"
 
 
 def _loss(job: CellJob, place: Place, base: Checkpoint, made: Checkpoint, progress: Progress, index: int) -> LossOn:

@@ -38,10 +38,14 @@ class Checkpoint:
     """A folder that can be loaded or served; `drawn` ones have no weights. `engine_flags` are for its engine."""
 
     folder: Path
-    params: int
+    footprint: Footprint
     ratios: Ratios | None
     drawn: bool = False
     engine_flags: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> int:
+        return self.footprint.params_total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +116,10 @@ def open_base(place: Place) -> Checkpoint:
     if config is not None:
         folder = Path(place.source)
         shutil.rmtree(folder, ignore_errors=True)
-        return Checkpoint(folder=folder, params=write_drawn_shape(config, folder), ratios=None, drawn=True)
+        return Checkpoint(folder=folder, footprint=write_drawn_shape(config, folder), ratios=None, drawn=True)
     source = open_source(place.source)
     ratios = Ratios.between(0.0, source.footprint, source.footprint)
-    return Checkpoint(folder=source.folder, params=source.footprint.params_total, ratios=ratios)
+    return Checkpoint(folder=source.folder, footprint=source.footprint, ratios=ratios)
 
 
 def make_checkpoint(place: Place, base: Checkpoint, watch: Watch, progress: Progress) -> Checkpoint:
@@ -134,7 +138,7 @@ def make_checkpoint(place: Place, base: Checkpoint, watch: Watch, progress: Prog
         folder = place.recovered
     return Checkpoint(
         folder=folder,
-        params=manifest.footprint.params_total,
+        footprint=manifest.footprint,
         ratios=manifest.ratios,
         engine_flags=method.engine_flags,
     )
@@ -145,7 +149,7 @@ def _drawn(place: Place, base: Checkpoint) -> Checkpoint:
     if plan.method is None or plan.model.config is None:
         raise ConfigError(f"{plan.cell} names no method and no shape. Give both.")
     shutil.rmtree(place.compressed, ignore_errors=True)
-    params = write_drawn_shape(
+    footprint = write_drawn_shape(
         plan.model.config,
         place.compressed,
         ratio=plan.at.ratio,
@@ -153,20 +157,12 @@ def _drawn(place: Place, base: Checkpoint) -> Checkpoint:
         allocation=plan.method.allocation,
         multiple_of=plan.method.multiple_of,
     )
-    ratios = Ratios.between(plan.at.ratio, _weights_alone(base.params), _weights_alone(params))
     return Checkpoint(
-        folder=place.compressed, params=params, ratios=ratios, drawn=True, engine_flags=plan.method.engine_flags
-    )
-
-
-def _weights_alone(params: int) -> Footprint:
-    """A drawn shape has no files to weigh: all ratios are that of the parameters."""
-    return Footprint(
-        params_total=params,
-        params_blocks=params,
-        weights_bytes=2 * params,
-        kv_bytes_per_token=params,
-        flops_per_token=2 * params,
+        folder=place.compressed,
+        footprint=footprint,
+        ratios=Ratios.between(plan.at.ratio, base.footprint, footprint),
+        drawn=True,
+        engine_flags=plan.method.engine_flags,
     )
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import median
 
 from artifacts.document import Document
+from artifacts.lengths import mean_tokens
 from artifacts.study import DEMO, CellRecord, PaperSpeed, ServingSpeed, StudyModel
-from prunebench.study.plan import CellPlan
+from prunebench.study.plan import CellPlan, same_engines
 
 # Floating-point operations a second of one worker that a study may count on, and what a stage costs whatever its size.
-FLOPS_PER_S = {"cpu": 3e10, "cuda": 3e13}
+FLOPS_PER_S = {"cpu": 3e10, "cuda": 1e14}
 STAGE_S = {"cpu": 1.0, "cuda": 5.0}
+HARDWARE_S = {"cpu": 2.0, "cuda": 5.0}
 ENGINES_START_S = {"cpu": 60.0, "cuda": 90.0}
 _UNKNOWN_PARAMS = 1_000_000_000
 _WHOLE_TEXT_TOKENS = 250_000
@@ -27,6 +29,7 @@ _QUESTIONS, _QUESTION_TOKENS = 1000, 400
 _TRAINING, _TEACHING, _CALIBRATING = 3, 4, 4
 _ARMS = 3
 _BOOTSTRAP_S = 15.0
+_TOKEN_S = 0.01
 
 
 class CellCost(Document):
@@ -95,16 +98,21 @@ def assumed_s(plan: CellPlan, params: int) -> dict[str, float]:
     if plan.tasks:
         asked = sum(task.limit or _QUESTIONS for task in plan.tasks)
         stages["tasks"] = least_s + asked * _QUESTION_TOKENS * forward_s
-    for speed in plan.speeds:
-        stages[speed.mode] = stages.get(speed.mode, 0.0) + _speed_s(speed, plan.device, forward_s, least_s)
+    papers = [speed for speed in plan.speeds if isinstance(speed, PaperSpeed)]
+    serving = [speed for speed in plan.speeds if isinstance(speed, ServingSpeed)]
+    if papers:
+        stages["paper"] = sum(least_s + 2 * (p.pairs + 1) * p.batch * p.tokens * forward_s for p in papers)
+    if serving:
+        stages["hardware"] = HARDWARE_S[plan.device]
+        starts_s = len(same_engines(serving)) * ENGINES_START_S[plan.device]
+        stages["serving"] = starts_s + sum(map(_levels_s, serving))
     return stages
 
 
-def _speed_s(speed: PaperSpeed | ServingSpeed, device: str, forward_s: float, least_s: float) -> float:
-    if isinstance(speed, PaperSpeed):
-        return least_s + 2 * (speed.pairs + 1) * speed.batch * speed.tokens * forward_s
-    per_level = _ARMS * speed.blocks * (speed.window_s + speed.warmup_s) + _BOOTSTRAP_S
-    return ENGINES_START_S[device] + len(speed.levels) * per_level
+def _levels_s(speed: ServingSpeed) -> float:
+    """Behind each window the requests under way are awaited."""
+    drain_s = (mean_tokens(speed.output_tokens) or 0) * _TOKEN_S
+    return len(speed.levels) * (_ARMS * speed.blocks * (speed.window_s + speed.warmup_s + drain_s) + _BOOTSTRAP_S)
 
 
 def known_params(models: Iterable[StudyModel], folder: Path, records: Iterable[CellRecord]) -> dict[str, int]:

@@ -53,7 +53,9 @@ def _source(measured: bool) -> str:
 def _grouped(plans: Sequence[CellPlan]) -> dict[Line, list[CellPlan]]:
     groups: dict[Line, list[CellPlan]] = {}
     for plan in plans:
-        name = plan.at.method + (f" + {plan.at.recovery}" if plan.recovery else " (first)" if plan.first else "")
+        name = plan.at.method + (
+            f" + {plan.at.recovery}" if plan.recovery else f" (round {plan.round})" if plan.round else ""
+        )
         groups.setdefault((plan.at.model, name), []).append(plan)
     return groups
 

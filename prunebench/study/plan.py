@@ -7,8 +7,9 @@ among it. A study that is changed therefore keeps the cells that the change does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,7 +53,7 @@ class CellPlan(Document):
     texts: tuple[StudyText, ...] = ()
     tasks: tuple[StudyTask, ...] = ()
     speeds: tuple[Speed, ...] = ()
-    first: bool = False
+    round: int | None = None
     device: str = "cpu"
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -73,15 +74,16 @@ class CellPlan(Document):
 
 
 def expand(study: StudyFile, folder: Path, *, needs_texts: bool = True) -> tuple[CellPlan, ...]:
-    """Every cell once, in the order of work: what the study wants first, with the dense cells that it needs; then model
-    by model the dense cell, and method by method, small budgets first.
+    """Every cell once, in the order of work: round by round what must not wait, with the dense cells it needs; then
+    model by model the dense cell, and method by method, small budgets first.
 
     `folder` is where the study's paths start. Raises ConfigError for a text that is missing, if texts are needed.
     """
     sources = {text: _sha256(text, folder, needs_texts) for text in _texts_of(study)}
     plans = [_named(plan, sources) for model in study.models for plan in _of_model(study, model)]
-    hurried = {plan.at.model for plan in plans if plan.first}
-    plans.sort(key=lambda plan: not (plan.first or (plan.at.is_dense and plan.at.model in hurried)))
+    rounds = [(plan.round, plan.at.model) for plan in plans if plan.round is not None]
+    needed = {model: min(number for number, of in rounds if of == model) for _, model in rounds}
+    plans.sort(key=lambda plan: (needed.get(plan.at.model) if plan.at.is_dense else plan.round) or inf)
     return tuple({plan.cell: plan for plan in plans}.values())
 
 
@@ -91,7 +93,7 @@ def _of_model(study: StudyFile, model: StudyModel) -> Iterator[CellPlan]:
     for method in study.methods:
         if method.models is None or model.name in method.models:
             plans += _of_method(study, model, method)
-    yield from (plan if plan.first else plan.model_copy(update=common) for plan in plans)
+    yield from (plan if plan.round is not None else plan.model_copy(update=common) for plan in plans)
 
 
 def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iterator[CellPlan]:
@@ -117,9 +119,10 @@ def _of_method(study: StudyFile, model: StudyModel, method: StudyMethod) -> Iter
                 calibration_tokens=study.calibration_tokens if method.calibrated else 0,
             )
             speeds = _speeds(study, at) if seed == seeds[0] else ()
-            hurried = tuple(speed for speed in speeds if isinstance(speed, ServingSpeed) and speed.first)
-            if hurried:
-                yield bare.model_copy(update={"speeds": hurried, "first": True})
+            hurried = {speed: number for speed in speeds if (number := round_of(speed)) is not None}
+            for number in sorted(set(hurried.values())):
+                mine = tuple(speed for speed in hurried if hurried[speed] == number)
+                yield bare.model_copy(update={"speeds": mine, "round": number})
             yield bare.model_copy(update={"speeds": tuple(speed for speed in speeds if speed not in hurried)})
             yield from _recovered(study, bare)
 
@@ -162,6 +165,10 @@ def _speeds(study: StudyFile, at: Coordinates) -> tuple[Speed, ...]:
     )
 
 
+def round_of(speed: Speed) -> int | None:
+    return speed.round if isinstance(speed, ServingSpeed) else None
+
+
 def _within(own: T, asked: tuple[T, ...] | None) -> bool:
     return asked is None or own in asked
 
@@ -179,7 +186,9 @@ def _named(plan: CellPlan, sources: dict[str, str]) -> CellPlan:
     # Without defaults: an option that is added later must not rename the cells that do not use it.
     decisive = plan.model_dump(mode="json", exclude={"cell", "method"}, exclude_defaults=True) | {"method": method}
     digest = key_of(decisive)[:_HASH_DIGITS]
-    return plan.model_copy(update={"cell": f"{_slug(plan.at)}{'.first' if plan.first else ''}-{digest}"})
+    return plan.model_copy(
+        update={"cell": f"{_slug(plan.at)}{'' if plan.round is None else f'.round{plan.round}'}-{digest}"}
+    )
 
 
 def _slug(at: Coordinates) -> str:
@@ -210,3 +219,12 @@ def _sha256(text: str, folder: Path, must_be_there: bool) -> str:
 
 def _or(own: tuple[T, ...] | None, shared: tuple[T, ...]) -> tuple[T, ...]:
     return shared if own is None else own
+
+
+def same_engines(speeds: Sequence[ServingSpeed]) -> list[list[ServingSpeed]]:
+    """Groups whose engines are run alike, in the order in which they first appear."""
+    groups: dict[tuple[object, ...], list[ServingSpeed]] = {}
+    for speed in speeds:
+        engines = (speed.engine, speed.engine_flags, speed.fairness, speed.kv_cache_bytes, speed.max_model_len)
+        groups.setdefault(engines, []).append(speed)
+    return list(groups.values())

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from artifacts.errors import PrunebenchError
 from artifacts.study import CellRecord
 from prunebench.study.job import CellJob, lost_record
 from server.warden import under_warden
@@ -27,13 +28,16 @@ _GRACE_S = 5.0
 _LOOKS_EVERY_S = 0.5
 
 
+PROGRAM = (sys.executable, "-m", "prunebench.study.worker")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
     """Where the workers of a study write, and what they are: a program that takes a socket's path and the lock's."""
 
     logs: Path
     lock: Path
-    program: tuple[str, ...] = (sys.executable, "-m", "prunebench.study.worker")
+    program: tuple[str, ...] = PROGRAM
     timeout_s: float | None = None
     cells_per_worker: int | None = None
 
@@ -107,12 +111,9 @@ class _Hand(threading.Thread):
             self._worker = Worker(self._rooms)
         try:
             return self._worker.measure(job)
-        except TimeoutError:
-            reason = f"It took longer than the study's cell_timeout_s of {self._rooms.timeout_s:g} s."
-        except OSError:
-            reason = f"Its process ended with code {self._worker.wait()}: {last_line(self._rooms, job)}"
-        self._replace()
-        return lost_record(job, reason)
+        except WorkerLostError as lost:
+            self._replace()
+            return lost_record(job, str(lost))
 
     def _replace(self) -> None:
         if self._worker is not None:
@@ -120,8 +121,12 @@ class _Hand(threading.Thread):
         self._worker, self._measured = None, 0
 
 
+class WorkerLostError(PrunebenchError):
+    """A worker is gone or silent for too long; its message is the cell's error. It can only be closed."""
+
+
 class Worker:
-    """One process. Raises ConnectionError from `measure` once it is gone, TimeoutError if a cell takes too long."""
+    """One process."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
@@ -137,9 +142,20 @@ class Worker:
         self._process = _start(address, rooms)
 
     def measure(self, job: CellJob) -> CellRecord:
+        """Raises WorkerLostError if the process ends, or takes longer than the study allows."""
+        try:
+            return CellRecord.model_validate_json(self._ask(job))
+        except TimeoutError as error:
+            limit = f"the study's cell_timeout_s of {self._rooms.timeout_s:g} s"
+            raise WorkerLostError(f"It took longer than {limit}.") from error
+        except OSError as error:
+            ended = f"Its process ended with code {self._process.wait()}"
+            raise WorkerLostError(f"{ended}: {last_line(self._rooms, job)}") from error
+
+    def _ask(self, job: CellJob) -> bytes:
         connection = self._connection = self._connection or self._accept()
         connection.settimeout(self._rooms.timeout_s)
-        log = self._rooms.logs / f"{job.plan.cell}.log"
+        log = self._rooms.logs / log_name(job)
         connection.sendall(f"{log.resolve()}\t{job.model_dump_json()}\n".encode())
         answer = bytearray()
         while not answer.endswith(b"\n"):
@@ -147,10 +163,7 @@ class Worker:
             if not piece:
                 raise ConnectionResetError("the worker is gone")
             answer += piece
-        return CellRecord.model_validate_json(bytes(answer))
-
-    def wait(self) -> int:
-        return self._process.wait()
+        return bytes(answer)
 
     def close(self) -> None:
         """The warden ends the process and all that it started; then the socket goes."""
@@ -171,11 +184,16 @@ class Worker:
 
 
 def last_line(rooms: Rooms, job: CellJob) -> str:
-    """What the cell's log ends with, where the process gives no other reason."""
-    log = rooms.logs / f"{job.plan.cell}.log"
+    """What the cell's log ends with, where the process gives no other reason. Paths are below the study's folder."""
+    log = rooms.logs / log_name(job)
     text = log.read_text(errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{lines[-1][:300]} The whole log is {log}." if lines else f"see {rooms.logs / WORKER_LOG}."
+    found = f"{lines[-1][:300]} The whole log is " if lines else "see "
+    return f"{found}{rooms.logs.name}/{log.name if lines else WORKER_LOG}."
+
+
+def log_name(job: CellJob) -> str:
+    return f"{job.plan.cell}.log"
 
 
 WORKER_LOG = "workers.log"

@@ -44,6 +44,8 @@ def rows_of(record: CellRecord) -> Iterator[dict[str, Any]]:
 
 def _values(record: CellRecord) -> Iterator[tuple[str, str | None, str, float | None, dict[str, Any]]]:
     yield "cost", None, "wall_s", record.wall_s, {"unit": "s"}
+    if record.processor_s is not None:
+        yield "cost", None, "processor_s", record.processor_s, {"unit": "s"}
     for stage, seconds in record.stages_s.items():
         yield "cost", stage, "stage_s", seconds, {"unit": "s"}
     if record.ratios is not None:

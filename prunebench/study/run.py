@@ -21,6 +21,7 @@ from artifacts.files import disk_error
 from artifacts.study import CellRecord, StudyFile, load_cells
 from prunebench.study.agenda import Agenda, worth_keeping
 from prunebench.study.job import CellJob, lost_record
+from prunebench.study.parcel import raw_folder
 from prunebench.study.plan import CellPlan, expand
 from prunebench.study.results import write_results
 
@@ -60,7 +61,7 @@ class OpenStudy:
             plan=plan,
             folder=str(self.folder.resolve()),
             scratch=str(self.scratch.resolve()),
-            raw=str((self.out / "raw" / plan.cell).resolve()),
+            raw=str(raw_folder(self.out, plan.cell).resolve()),
             base=agenda.base_of(plan),
             keeps_checkpoint=agenda.on_one_machine and not agenda.is_last_of_group(plan),
             attempt=attempt,
@@ -157,6 +158,9 @@ def _measure(
 
 
 def _enter(study: OpenStudy, agenda: Agenda, watch: Watcher, record: CellRecord) -> None:
+    raw = raw_folder(study.out, record.cell)
+    if raw.is_dir():
+        record = record.model_copy(update={"raw": raw.relative_to(study.out).as_posix()})
     record.save(study.out / "cells" / f"{record.cell}.json")
     agenda.enter(record)
     watch(agenda, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from artifacts.errors import ConfigError, LoadTestError
@@ -88,7 +89,9 @@ def test_every_percentile_measure_says_what_it_is() -> None:
 
 def test_requests_survive_the_disk(tmp_path: Path) -> None:
     write_requests(tmp_path / "requests.parquet", [GOOD, FAILED])
-    assert read_requests(tmp_path / "requests.parquet") == [GOOD, FAILED]
+    good, failed = read_requests(tmp_path / "requests.parquet")
+    assert (replace(good, event_s=GOOD.event_s), failed) == (GOOD, FAILED)
+    assert good.event_s == pytest.approx(GOOD.event_s, abs=1e-6)
 
 
 def test_damaged_requests_are_one_sentence(tmp_path: Path) -> None:
@@ -121,3 +124,17 @@ def test_what_is_suppressed_is_named_with_what_it_lacks() -> None:
     assert {name for name in PERCENTILE_MEASURES if nothing[name] is None} == set(found)
     assert found["ttft_p50_s"][0] == 2
     assert found["ttft_p99_s"][1] == 662
+
+
+def test_a_token_costs_two_bytes_on_disk_and_keeps_its_microsecond(tmp_path: Path) -> None:
+    """A level of a study must be small enough to carry home: a million tokens are two megabytes."""
+    draw = np.random.default_rng(0)
+    asked = [
+        replace(GOOD, event_s=tuple(draw.uniform(0, 50) + np.cumsum(draw.normal(0.012, 2e-4, 256)))) for _ in range(400)
+    ]
+    write_requests(tmp_path / "requests.parquet", asked)
+    assert (tmp_path / "requests.parquet").stat().st_size < 2.3 * 400 * 256
+    found = read_requests(tmp_path / "requests.parquet")
+    off = [np.abs(np.array(a.event_s) - np.array(b.event_s)).max() for a, b in zip(asked, found, strict=True)]
+    assert 0 < max(off) <= 2**-21
+    assert [replace(each, event_s=()) for each in found] == [replace(each, event_s=()) for each in asked]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from artifacts.errors import ConfigError
+from laws.figures import COLOURS
 from laws.fits.fit import Parameter
 from laws.studies import loss_figures, speed_figures
 from laws.studies.comparison import Analysis
 from laws.studies.findings import StudyFindings, find
-from laws.studies.records import MEAN_OF_TASKS, read_study
+from laws.studies.records import read_study
 from laws.studies.report import (
     counts,
     format_parameter,
@@ -122,9 +123,33 @@ def test_critical_ratios_are_drawn_beside_what_was_seen() -> None:
     assert figure is not None
     by_name = {trace.name: trace for trace in figure.data}
     law, seen = by_name["by the law v1"], by_name["seen"]
-    row = f"random + full<br>{MEAN_OF_TASKS}, 0.8 ×"
+    row = "random + full<br>accuracy, 0.8 ×"
     assert law.x[list(law.y).index(row)] == pytest.approx(0.25, abs=0.03)
     assert seen.x[list(seen.y).index(row)] == pytest.approx(0.23, abs=0.05)
+    rising = seen.x[list(seen.y).index("random<br>wikitext2, 1.25 ×")]
+    assert rising == pytest.approx(0.1 * 0.25 / (1.1**2 * 2**0.5 - 1), abs=0.003), "from the dense model to r = 0.1"
+    recovered = seen.x[list(seen.y).index("obs + full<br>wikitext2, 1.25 ×")]
+    assert recovered == pytest.approx((1.25 / (1 + 1 / 26) ** 0.5) ** 0.5 - 1, abs=0.03)
+
+
+def test_a_method_has_one_colour_on_all_of_a_page() -> None:
+    """The first method has no speeds here, and still is the first."""
+    study = analysed().study
+    cells = tuple(c if c.method == "obs" else c.model_copy(update={"speeds": ()}) for c in study.cells)
+    changed = replace(analysed(), study=replace(study, cells=cells))
+    speeds = speed_figures.ratio_figure(changed, "paper"), speed_figures.quality_adjusted_figure(changed)
+    residuals = loss_figures.residual_figure(changed, "loss", "wikitext2")
+    assert residuals is not None
+    own = [trace for figure in speeds if figure is not None for trace in figure.data]
+    own += [trace for trace in residuals.data if trace.name.startswith("obs")]
+    assert len(own) > 6 and {trace.marker.color or trace.line.color for trace in own} == {COLOURS[1]}
+
+
+def test_a_table_has_columns_for_what_was_tested_only() -> None:
+    one = analysis_of(replace(WORLD, models={"a": GIGA}, modes=(), tasks=()))
+    text = render(one, find(one))
+    assert "<th>another model</th>" in page() and "<th>another model</th>" not in text
+    assert "(held)" not in text and "AIC" in text
 
 
 def test_speeds_have_whiskers_and_a_fitted_line() -> None:
@@ -172,13 +197,13 @@ def test_residuals_of_the_true_law_are_noise() -> None:
 
 def test_the_report_is_written_with_its_numbers(tmp_path: Path) -> None:
     folder = write_study(replace(WORLD, methods=("random",), ratios=(0.3, 0.6)), tmp_path / "small.study")
-    printed = write_study_report(folder, tmp_path / "out.html")
+    printed = write_study_report([folder], tmp_path / "out.html")
     stored = StudyFindings.load(tmp_path / "out.json")
     assert printed["verdicts"] == counts(stored.verdicts)
     assert stored.cells == len(read_study(folder).cells) and stored.title == "small"
     assert json.loads((tmp_path / "out.json").read_text())["schema_version"] == 1
     with pytest.raises(ConfigError, match="is a folder"):
-        write_study_report(folder, tmp_path)
+        write_study_report([folder], tmp_path)
 
 
 def test_failed_cells_are_on_the_page() -> None:

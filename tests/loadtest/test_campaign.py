@@ -129,8 +129,9 @@ def test_a_killed_campaign_goes_on_with_its_finished_levels(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real runs through Locust; the first attempt dies when the second level begins."""
-    server = serve(models={"dense": Behaviour(0.01, 0.004), "small": Behaviour(0.01, 0.002)})
-    asked, real, played = request_for(server.url, tmp_path / "c"), under_test.run_load_test, []
+    models = {"dense": Behaviour(0.01, 0.004), "small": Behaviour(0.01, 0.002)}
+    asked = request_for(serve(models=models).url, tmp_path / "c", any_url=True)
+    real, played = under_test.run_load_test, []
 
     def dies_later(test: Any, progress: Any) -> RunManifest:
         played.append(test.level)
@@ -146,7 +147,7 @@ def test_a_killed_campaign_goes_on_with_its_finished_levels(
     assert not (tmp_path / "c").exists()
     with pytest.raises(ConfigError, match="dense"):
         run_campaign(replace(asked, models=("dense",)))
-    made = run_campaign(asked)
+    made = run_campaign(replace(asked, url=serve(models=models).url))  # a server that was started anew
     assert played == [LEVELS[0], LEVELS[1], LEVELS[1]]
     assert load_campaign(tmp_path / "c") == made
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["c"]

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def is_alive(pid: int) -> bool:
 def test_records_and_outcome_come_back_as_they_were_written(
     tmp_path: Path, pretend: Pretend, make_record: Callable[..., RequestRecord]
 ) -> None:
-    records = [make_record(0.5), make_record(1.0, error="closed: early", output_tokens=None, arm=1)]
+    made = [make_record(0.5), make_record(1.0, error="closed: early", output_tokens=None, arm=1)]
+    records = [replace(record, event_s=(0.5, 0.75)) for record in made]  # files round to a microsecond
     write_result(tmp_path, records)
     pretend("")
     assert play(tmp_path) == (records, OUTCOME)

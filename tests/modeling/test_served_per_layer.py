@@ -12,8 +12,9 @@ import pytest
 
 from compressors.footprint import footprint_of_folder
 from tests.compressors.tiny_models import save_tokenizer
-from tests.engine_process import engine, require_cache_room, require_same_greedy
+from tests.engine_process import require_cache_room, require_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, EVERYTHING, MIXED, Kept, cut, dense
+from tests.vllm_host import VllmHost
 
 NEW_TOKENS = 64
 PROMPTS = ([1, 40, 77, 5], [1, 90, 3, 3, 61, 12, 8], [33])
@@ -27,14 +28,14 @@ SERVED = {
 
 @pytest.mark.engine
 @pytest.mark.parametrize("case", SERVED)
-def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path) -> None:
+def test_vllm_serves_what_transformers_computes(case: str, tmp_path: Path, vllm_host: VllmHost) -> None:
     kept = SERVED[case]
     model = cut(dense(case, len(kept)), kept, CASES[case][0])
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     footprint = footprint_of_folder(tmp_path, tied=model.config.tie_word_embeddings)
     assert footprint.kv_bytes_per_token == sum(2 * len(layer.kv) * 32 * 4 for layer in kept)
-    with engine(tmp_path, "--max-model-len", "128") as sock:
-        require_cache_room(sock, footprint.kv_bytes_per_token)
-        for prompt in PROMPTS:
-            require_same_greedy(sock, tmp_path, model, prompt, NEW_TOKENS)
+    served = vllm_host.greedy(tmp_path, PROMPTS, NEW_TOKENS, max_model_len=128)
+    require_cache_room((served.capacity_tokens, served.block_tokens), footprint.kv_bytes_per_token)
+    for prompt, tokens, logprobs in zip(PROMPTS, served.tokens, served.logprobs, strict=True):
+        require_greedy((tokens, logprobs), model, prompt)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.compressors.tiny_models import save_tokenizer
-from tests.engine_process import engine, require_cache_room, require_same_greedy
+from tests.engine_process import cache_capacity_tokens, engine, require_cache_room, require_same_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, Kept, cut, dense
 
 NEW_TOKENS = 64
@@ -30,6 +30,6 @@ def test_two_devices_serve_what_one_process_computes(tmp_path: Path, monkeypatch
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     with engine(tmp_path, "--max-model-len", "128", "--tensor-parallel-size", "2") as sock:
-        require_cache_room(sock, HELD_HEADS * 2 * 32 * 4)
+        require_cache_room(cache_capacity_tokens(sock), HELD_HEADS * 2 * 32 * 4)
         for prompt in PROMPTS:
             require_same_greedy(sock, tmp_path, model, prompt, NEW_TOKENS)

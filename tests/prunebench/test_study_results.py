@@ -49,6 +49,7 @@ def full_record(plan: CellPlan) -> CellRecord:
         ratios=Ratios(nominal=0.5, params_total=0.25, params_blocks=0.4, kv_bytes_per_token=0, flops_per_token=0.2),
         params=75,
         base_params=100,
+        processor_s=0.75,
         stages_s={"evaluate": 0.5},
     )
 
@@ -56,7 +57,7 @@ def full_record(plan: CellPlan) -> CellRecord:
 def test_a_row_is_one_value_of_one_cell(plans: tuple[CellPlan, ...]) -> None:
     rows = list(rows_of(full_record(plans[1])))
     values = {(row["kind"], row["of"], row["measure"]): row for row in rows}
-    assert len(values) == len(rows) == 2 + 5 + 1 + 2 + 1 + 2
+    assert len(values) == len(rows) == 3 + 5 + 1 + 2 + 1 + 2
     assert values["loss", "words", "loss_nats"]["base_value"] == 2.0
     assert values["accuracy", "copa", "accuracy"]["n"] == 40
     speedup = values["speed", "serving: concurrency 4", "speedup_tpot_p50_s"]
@@ -71,7 +72,7 @@ def test_pandas_and_sqlite_read_the_same_table(tmp_path: Path, plans: tuple[Cell
     with closing(sqlite3.connect(base)) as connection:
         same = pd.read_sql("SELECT * FROM results", connection)
     assert list(frame.columns) == list(same.columns) == list(COLUMNS)
-    assert len(frame) == len(same) == 14
+    assert len(frame) == len(same) == 15
     loss = frame[frame.measure == "loss_nats"].iloc[0]
     assert (loss.model, loss.method, loss.ratio, loss.value) == ("tiny", "random", 0.25, 3.0)
     assert same[same.status == "failed"].error.tolist() == ["no memory"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_every_cell_is_measured_once_and_then_none(study: OpenStudy) -> None:
     assert run_study(study, again, unwatched) == records and again.jobs == []
     assert {path.name for path in study.out.iterdir()} >= {"cells", "results.parquet", "results.sqlite", "study.json"}
     assert StudyFile.load(study.out / "study.json") == study.file
+
+
+def test_a_record_says_where_its_load_tests_files_are(study: OpenStudy) -> None:
+    served = study.plans[1].cell
+    (study.out / "raw" / served / "serving").mkdir(parents=True)
+    found = {record.cell: record.raw for record in run_study(study, AtOnce(), unwatched)}
+    assert found.pop(served) == f"raw/{served}" and set(found.values()) == {None}
 
 
 def test_a_checkpoint_is_kept_exactly_until_its_last_cell(study: OpenStudy) -> None:
@@ -179,3 +187,18 @@ def check_measured(records: tuple[CellRecord, ...]) -> None:
         assert ("recover" in record.stages_s) == (record.recovery == "full")
     untrained = {(r.ratio, r.seed): r.losses[0].loss_nats for r in done.values() if r.method == "random"}
     assert len({round(loss, 9) for loss in untrained.values()}) == len(untrained), "seeds and ratios decide the loss"
+
+
+def test_a_study_that_is_carried_to_another_machine_goes_on_there(study: OpenStudy, tmp_path: Path) -> None:
+    """Nothing in its folder says where it was: cells are known by content, paths are those of the machine at hand."""
+    run_study(study, AtOnce(), unwatched, most_cells=3)
+    (study.out / "raw" / "unfinished").mkdir(parents=True)
+    there = tmp_path / "elsewhere" / "deep"
+    shutil.copytree(study.folder, there)
+    moved, backend = open_study(there / "study.toml"), AtOnce()
+    shutil.rmtree(study.out)
+    records = run_study(moved, backend, unwatched)
+    assert len(records) == CELLS and len(backend.jobs) == CELLS - 3
+    assert all(str(there) in path for job in backend.jobs for path in (job.folder, job.scratch, job.raw))
+    kept = [path for path in moved.out.rglob("*.json") if str(study.folder) + "/study" in path.read_text()]
+    assert kept == [] and (moved.out / "raw" / "unfinished").is_dir()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from artifacts.fleet import Fleet
 from tests.plugin_path import plugin_path
@@ -84,6 +85,14 @@ class Serving:
 
         eventually(ready, within_s, "all variants ready")
         return self
+
+    def worker_metric(self, name: str, variant: str) -> float:
+        """The value that the worker of `variant` gives at this moment, through the endpoint's own page."""
+        for family in text_string_to_metric_families(self.client.get("/metrics").text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels.get("variant") == variant:
+                    return sample.value
+        raise AssertionError(f"{name} of {variant} is missing")
 
     def workers(self) -> dict[str, int]:
         """The engine's first process per variant: the child of each warden."""

@@ -46,6 +46,8 @@ VALUES = [
     (GPU_26, {"kv_cache_bytes": 12345}, "--kv-cache-memory-bytes", "12345", "a GPU takes exact bytes"),
     (CPU_32, {"kv_cache_bytes": 12345}, "--kv-cache-memory-bytes", "12345", "so does a recent CPU build"),
     (CPU_26, {"kv_cache_bytes": 12345}, "--kv-cache-memory-bytes", None, "an old CPU build takes the environment"),
+    (GPU_26, {}, "--gpu-memory-utilization", "0.01", "or a second engine would find too little memory free to start"),
+    (CPU_32, {}, "--gpu-memory-utilization", None, "on a CPU the cache's bytes are all that counts"),
     (GPU_26, {}, "--custom-histogram-buckets", None, "0.26 does not know the flag"),
     (GPU_31, {}, "--custom-histogram-buckets", None, "nor does 0.31, and an engine refuses to start with it"),
     (GPU_26, {}, "--fingerprint-value", "abc123", "every version stamps the checkpoint's fingerprint"),

@@ -36,6 +36,26 @@ def test_all_come_up_one_after_the_other_in_the_fleets_order(run: Callable[..., 
     ]
 
 
+def test_as_many_load_together_as_the_fleet_allows(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        await world.supervisor.start_all()
+        assert world.registry.all_ready
+
+    world = run(use, "a", "b", "c", starts_at_once=2)
+    assert [engine.name for engine in world.engines] == ["a", "b", "c"] and world.most_starting == 2
+
+
+def test_a_failure_ends_those_that_load_beside_it(run: Callable[..., World]) -> None:
+    async def use(world: World) -> None:
+        world.refuse["a"] = "it wants more memory"
+        world.never.add("b")
+        with pytest.raises(ServingError, match="'a' could not be started"):
+            await world.supervisor.start_all()
+
+    world = run(use, "a", "b", "c", starts_at_once=2)
+    assert [(engine.name, engine.stopped) for engine in world.engines] == [("a", True), ("b", True)]
+
+
 def test_stopping_ends_every_engine_and_every_keeper(run: Callable[..., World]) -> None:
     async def use(world: World) -> None:
         await world.supervisor.start_all()

@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from serving_process import Serving, Start, children_of, eventually, is_engine_core, processes_with
 
 pytestmark = pytest.mark.engine
@@ -17,24 +16,16 @@ LONG = {**BODY, "n": 16}
 LONG_TOKENS = 16 * 500
 
 
-def metric(serving: Serving, name: str, variant: str) -> float:
-    for family in text_string_to_metric_families(serving.client.get("/metrics").text):
-        for sample in family.samples:
-            if sample.name == name and sample.labels.get("variant") == variant:
-                return sample.value
-    raise AssertionError(f"{name} of {variant} is missing")
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_the_engine(engines: Serving, stream: bool) -> None:
     body = json.dumps({"model": "dense", **LONG, "stream": stream}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    before = metric(engines, "vllm:generation_tokens_total", "dense")
+    before = engines.worker_metric("vllm:generation_tokens_total", "dense")
     with socket.create_connection(("127.0.0.1", engines.port), timeout=30) as client:
         client.sendall(head.encode() + b"\r\n\r\n" + body)
-        eventually(lambda: metric(engines, "vllm:num_requests_running", "dense") > 0, 30, "the request runs")
-    eventually(lambda: metric(engines, "vllm:num_requests_running", "dense") == 0, 2, "the engine is idle")
-    assert metric(engines, "vllm:generation_tokens_total", "dense") - before < LONG_TOKENS
+        eventually(lambda: engines.worker_metric("vllm:num_requests_running", "dense") > 0, 30, "the request runs")
+    eventually(lambda: engines.worker_metric("vllm:num_requests_running", "dense") == 0, 2, "the engine is idle")
+    assert engines.worker_metric("vllm:generation_tokens_total", "dense") - before < LONG_TOKENS
 
 
 def test_answers_carry_the_checkpoints_fingerprint(engines: Serving) -> None:
