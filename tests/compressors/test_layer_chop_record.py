@@ -20,7 +20,7 @@ def test_training_brings_back_what_place_alone_took(raw: dict[str, Any]) -> None
 def test_tokens_are_counted_and_layers_are_the_asked_share(raw: dict[str, Any]) -> None:
     assert {len(row["removed_layers"]) for row in raw["rows"]} == {2}
     assert len({row["trained_tokens"] for row in raw["rows"]}) == 1
-    assert all(row["trained_tokens"] >= 25_000 for row in raw["rows"])
+    assert all(row["trained_tokens"] >= 16_000 for row in raw["rows"])
     ends = {tuple(row["settings"]): row["removed_layers"] for row in raw["rows"]}
     assert ends[("place=end",)] == [5, 6], "the last two but the final layer"
 
