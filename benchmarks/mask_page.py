@@ -170,6 +170,7 @@ def _closing(raw: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"Tokens that calibrate and that judge: {tokens}, from other documents, windows of 256 and of 512 at most. "
+        "The demo's first seed has the beginnings of all its sixteen files, others have windows from anywhere in them. "
         "Times are processor seconds of one thread, the evaluation not counted; steps are too, by the profiler."
     )
     yield ""

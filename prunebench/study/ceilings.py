@@ -22,12 +22,13 @@ from prunebench.study.checkpoints import Checkpoint
 ROOFLINE = "roofline_step_s"
 REACHED = "reached_of_roofline"
 CAPACITY = "kv_capacity_tokens"
+_BEYOND_CACHES_BYTES = 1 << 30
 EIGHT_BIT_FLAGS = ("fp8", "int8_per_channel_weight_only")
 
 
 def hardware_here(device: Literal["cpu", "cuda"], weights_bytes: int) -> Hardware:
     """Measured now: about two seconds. `weights_bytes` is what a CPU reads again and again."""
-    return measure_gpu() if device == "cuda" else measure_cpu(weights_bytes)
+    return measure_gpu() if device == "cuda" else measure_cpu(min(weights_bytes, _BEYOND_CACHES_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

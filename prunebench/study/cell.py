@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,19 +119,28 @@ def _measure(
         losses = tuple(_loss(job, place, base, made, progress, index) for index in range(len(job.plan.texts)))
     with stages.of("tasks"):
         accuracies = _accuracies(job, place, made, progress)
-    speeds: list[SpeedAt] = []
+    measured = Measured(losses=losses, accuracies=accuracies)
+    serving = [speed for speed in job.plan.speeds if isinstance(speed, ServingSpeed)]
+    if serving:
+        measured = _served(serving, job, place, Served(base=base, made=made), stages, progress)
+        measured = replace(measured, losses=losses, accuracies=accuracies)
+    # Last, for a cell that is killed keeps what was served and nothing of this.
+    speeds = list(measured.speeds)
     for paper in (speed for speed in job.plan.speeds if isinstance(speed, PaperSpeed)):
         with stages.of("paper"):
             speeds += paper_speeds(paper, place, base, made, progress)
-    serving = [speed for speed in job.plan.speeds if isinstance(speed, ServingSpeed)]
-    if not serving:
-        return Measured(losses=losses, accuracies=accuracies, speeds=tuple(speeds))
+    return replace(measured, speeds=tuple(speeds))
+
+
+def _served(
+    speeds: list[ServingSpeed], job: CellJob, place: Place, served: Served, stages: Stages, progress: Progress
+) -> Measured:
     with stages.of("hardware"):
-        hardware = hardware_here(place.device, base.footprint.weights_bytes)
+        hardware = hardware_here(place.device, served.base.footprint.weights_bytes)
     with stages.of(serving_stage(Path(job.raw))):
-        served = Served(base=base, made=made, hardware=hardware)
-        rows, left_out = serving_speeds(serving, place, served, Path(job.raw), progress)
-    return Measured(losses=losses, accuracies=accuracies, speeds=(*speeds, *rows), hardware=hardware, left_out=left_out)
+        known = replace(served, hardware=hardware)
+        rows, left_out = serving_speeds(speeds, place, known, Path(job.raw), progress)
+    return Measured(speeds=tuple(rows), hardware=hardware, left_out=left_out)
 
 
 def serving_stage(raw: Path) -> str:

@@ -32,8 +32,8 @@ from prunebench.study.served import VARIANT, Served, left_out, speeds_of, worklo
 _DUMMY = ("--load-format", "dummy")
 _LOG_BYTES = 1 << 18
 _BLOCK_TOKENS = 128
-# Engines that load at once. With caches of given bytes a GPU's do not measure its memory; on a CPU they share cores.
-_AT_ONCE = {"cpu": 1, "cuda": 2}
+# Both engines load at once: with caches of given bytes neither measures the memory that the other takes.
+_AT_ONCE = 2
 
 
 def paper_speeds(
@@ -77,7 +77,7 @@ def serving_speeds(
     for group in same_engines(speeds):
         missing = [speed for speed in group if not _is_measured(raw / speed.name)]
         if missing:
-            fleet = fleet_of(group, served.base, served.made, place.device)
+            fleet = fleet_of(group, served.base, served.made)
             with _server(fleet, raw, missing[0].name, progress) as url:
                 for speed in missing:
                     _measure(speed, url, raw / speed.name, progress)
@@ -134,7 +134,7 @@ def _measure(speed: ServingSpeed, url: str, out: Path, progress: Progress) -> No
     )
 
 
-def fleet_of(speeds: Sequence[ServingSpeed], base: Checkpoint, made: Checkpoint, device: str) -> Fleet:
+def fleet_of(speeds: Sequence[ServingSpeed], base: Checkpoint, made: Checkpoint) -> Fleet:
     """Both models side by side with equal KV caches, or equal sums of weights and KV cache, for all of `speeds`."""
     defaults = Fleet(variants=(VariantEntry(name=DENSE, engine="sim"),))
     speed = speeds[0]
@@ -156,7 +156,7 @@ def fleet_of(speeds: Sequence[ServingSpeed], base: Checkpoint, made: Checkpoint,
         max_model_len=speed.max_model_len,
         kv_cache_bytes=kv_bytes,
         max_num_seqs=max(defaults.max_num_seqs, *most),
-        starts_at_once=_AT_ONCE[device],
+        starts_at_once=_AT_ONCE,
     )
 
 

@@ -25,6 +25,7 @@ from tests.laws.answers import campaign_folder
 from tests.laws.conftest import make_run
 from tests.manifests import small_manifest
 from tests.nvml import POWER_CAP, VALUES, FakeNvml, without
+from tests.prunebench.conftest import Verb
 
 MACHINE = Hardware(name="the machine", memory_bytes_per_s=1000, flops_per_s=1e9, source="stated")
 WORKLOAD = Workload(prompt_tokens=10, output_tokens=20)
@@ -174,3 +175,12 @@ def test_hardware_is_measured_at_the_weights_size_and_kept(verb: Any, tmp_path: 
     assert "4.0 MiB" in kept.source
     verb("hardware", tmp_path / "v", "--out", tmp_path / "other.json")
     assert Hardware.load(tmp_path / "other.json").name == kept.name
+
+
+def test_a_gpu_that_is_not_there_cannot_be_measured(
+    verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused = verb("hardware", tmp_path, "--device", "cuda", "--out", tmp_path / "gpu.json")
+    assert refused.code == 2 and "sees no CUDA device" in refused.stderr
+    assert not (tmp_path / "gpu.json").exists()

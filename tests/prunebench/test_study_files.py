@@ -58,7 +58,7 @@ def test_the_headline_on_a_gpu_comes_first_and_takes_ten_minutes() -> None:
     assert [(plan.at.model, plan.at.method, plan.at.ratio) for plan in first] == [
         each for model in models for each in ((model, "dense", 0.0), (model, "ffn", 0.9))
     ]
-    assert prices.total_s(first) <= 600
+    assert prices.total_s(first) <= 570, "and the engines must end within the ten minutes"
     (levels,) = {speed.levels for plan in first for speed in plan.speeds if isinstance(speed, ServingSpeed)}
     assert [level.concurrency for level in levels] == [1, 32]
     second = study.plans[6:11]

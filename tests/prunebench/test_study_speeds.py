@@ -62,7 +62,7 @@ def checkpoint(name: str, params: int, *flags: str, drawn: bool = False, folder:
 def test_memory_that_pruning_frees_goes_where_the_study_says(
     fairness: str, variant: Checkpoint, cache_bytes: int
 ) -> None:
-    fleet = fleet_of([SPEED.model_copy(update={"fairness": fairness})], checkpoint("d", 1000), variant, "cuda")
+    fleet = fleet_of([SPEED.model_copy(update={"fairness": fairness})], checkpoint("d", 1000), variant)
     dense, pruned = fleet.variants
     assert (dense.kv_cache_bytes, pruned.kv_cache_bytes) == (GIB, cache_bytes)
     # A request of 16 tokens has a block of 128, of which 1 GiB of cache holds 128, or 256 of half the bytes.
@@ -74,9 +74,9 @@ def test_memory_that_pruning_frees_goes_where_the_study_says(
 
 def test_drawn_weights_are_for_engines_that_have_weights() -> None:
     drawn = checkpoint("d", 1000, drawn=True), checkpoint("v", 400, "--quantization", "fp8", drawn=True)
-    flags = [entry.engine_flags for entry in fleet_of([SPEED], *drawn, "cpu").variants]
+    flags = [entry.engine_flags for entry in fleet_of([SPEED], *drawn).variants]
     assert flags == [("--load-format", "dummy"), ("--load-format", "dummy", "--quantization", "fp8")]
-    simulated = fleet_of([SPEED.model_copy(update={"engine": "sim"})], *drawn, "cpu")
+    simulated = fleet_of([SPEED.model_copy(update={"engine": "sim"})], *drawn)
     assert [entry.engine_flags for entry in simulated.variants] == [(), ("--quantization", "fp8")]
 
 
@@ -232,7 +232,7 @@ def test_speeds_that_want_the_same_engines_share_them() -> None:
         ["eager"],
     ]
     long = named("long", levels=(Level(concurrency=400),))
-    assert fleet_of([SPEED, long], *SERVED_PAIR, "cpu").max_num_seqs == 400
+    assert fleet_of([SPEED, long], *SERVED_PAIR).max_num_seqs == 400
 
 
 METRICS = """# TYPE vllm:cache_config_info gauge
