@@ -39,7 +39,7 @@ ARMS: dict[str, Arm] = {
     "structured SparseLLM, flagship's widths, 4 blocks": Arm(
         method="sparsellm_structured", widths="flagship", together=4
     ),
-    "policy gradient, learnt widths": Arm(method="policy_gradient", widths="learned"),
+    "policy gradient": Arm(method="policy_gradient", widths="learned"),
 }
 # Nats that say nothing.
 LEVEL = 0.002
@@ -59,6 +59,7 @@ QUESTIONS: dict[str, tuple[str, str]] = {
         "structured SparseLLM, flagship's widths, 4 blocks",
         "structured SparseLLM, flagship's widths, 2 blocks",
     ),
+    "Does policy gradient pay?": ("policy gradient", FLAGSHIP),
     "Do two blocks together pay without the alternation?": ("obs, flagship's widths, 2 blocks", FLAGSHIP),
 }
 
