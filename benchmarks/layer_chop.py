@@ -32,8 +32,9 @@ from modeling.python_corpus import load_corpus
 STEM = Path(__file__).with_name("layer_chop_cpu_202611")
 DEMO = Path(__file__).resolve().parent.parent / "prunebench" / "demo_model"
 RATIO = 0.25
-TOKENS = 25_000
-EVALUATED_TOKENS = 10_000
+TOKENS = 16_000
+BATCH_TOKENS = 1024
+EVALUATED_TOKENS = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,9 @@ def _row(arm: Arm, folder: Path, calibration: Path, held_out: Path, tokens: int)
     )
     manifest = compress(request, verify=verify_variant)
     after = recover(
-        RecoveryRequest(variant=chopped, out=healed, method="full", text=calibration, tokens=tokens),
+        RecoveryRequest(
+            variant=chopped, out=healed, method="full", text=calibration, tokens=tokens, batch_tokens=BATCH_TOKENS
+        ),
         silent,
         verify=verify_variant,
     )
@@ -126,7 +129,7 @@ def render(raw: dict[str, Any]) -> str:
         f"The embedded demo model loses {RATIO:.0%} of its layers. Held-out loss in nats per token on "
         f"{EVALUATED_TOKENS:,} predicted tokens, the Jensen-Shannon divergence from the dense model in brackets; dense "
         f"{dense:.3f}. `compress --method layer_chop --ratio {RATIO:g} --units layers`, then `recover --method full "
-        f"--tokens N`; the tokens are counted by the recovery's record. One run an arm.",
+        f"--tokens N --batch-tokens {BATCH_TOKENS}`; the tokens are counted by the recovery's record. One run an arm.",
         "",
         f"Made with {made_with(raw['provenance'])}.",
         "",

@@ -2,7 +2,8 @@
 
 The abstract of the paper says that layers are removed deterministically, and that what counts is continued pre-training
 afterwards (here `recover --method full`); which layers it is does not say. Hence two places: evenly spread over the
-depth, or the last in front of the final ones. The first layer and the last, which build and read the states, stay.
+depth, which cost less on the demo model (`benchmarks/layer_chop_*.md`), or the last in front of the final one. The
+first layer and the last, which build and read the states, stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from compressors.registry import Method
 class LayerChopConfig:
     """ "interleaved" spreads the removals evenly over the layers that may go, "end" takes the last of those."""
 
-    place: Literal["interleaved", "end"] = "end"
+    place: Literal["interleaved", "end"] = "interleaved"
     protection: Protection = field(default_factory=Protection)
 
 
