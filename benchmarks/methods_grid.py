@@ -159,7 +159,7 @@ def measure_cell(bed: Bed, cell: Cell, out: Path) -> dict[str, Any]:
     """One row of the raw data. Runs in a process of its own, whose processor time is the cell's."""
     method = REGISTRY.named(cell.method)
     widths: tuple[Unit, ...] = tuple(unit for unit in ("kv", "ffn") if unit in method.units)
-    budget: BudgetKind = "params" if method.rank_width is not None else "units"
+    budget: BudgetKind = "params" if method.rank_width is not None or method.learns else "units"
     request = CompressionRequest(
         model=str(bed.folder),
         out=out,
@@ -193,7 +193,12 @@ def _quality(bed: Bed, folder: Path) -> dict[str, float | None]:
     found = evaluate(
         EvaluationRequest(model=folder, text=bed.held_out, reference=bed.folder, max_tokens=EVALUATED_TOKENS)
     )
-    return {"loss_nats": found.loss_nats, "kl_nats": found.kl_nats, "tokens": found.tokens}
+    return {
+        "loss_nats": found.loss_nats,
+        "kl_nats": found.kl_nats,
+        "js_nats": found.js_nats,
+        "tokens": found.tokens,
+    }
 
 
 def render(raw: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pstats
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.provenance import collect_provenance
-from benchmarks.mask_page import ABLATIONS, ARMS, PATTERNS, SEEDS, STEPS, render
+from benchmarks.mask_page import ABLATIONS, ARMS, DRAWN, DRAWS, PATTERNS, SEEDS, STEPS, render
 from benchmarks.pages import draw_page, page_parser, read_raw, write_raw
 from benchmarks.reference_parity import story_nats, story_windows
 from benchmarks.stories import SEPARATOR
@@ -46,12 +46,16 @@ STORY_WINDOWS, DEMO_WINDOWS, DEMO_FILES = 128, 16, 16
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """A model with the windows that calibration draws `count` of, and those that judge."""
+    """A model with the windows that calibration draws `count` of, and those that judge.
+
+    Where all of them are drawn by the first seed, further seeds draw from `anywhere`.
+    """
 
     model: Any
     calibration: list[list[int]]
     evaluation: list[list[int]]
     count: int
+    anywhere: list[list[int]] = field(default_factory=list)
 
 
 def main() -> None:
@@ -70,7 +74,13 @@ def beds(stories: Sequence[Path] | None) -> Iterator[tuple[str, Bed]]:
         yield "stories260K", Bed(load_model(stories[0]), *story_windows(*stories), STORY_WINDOWS)
     calibration, held_out = (_files(split) for split in ("calibration", "held_out"))
     drawn = [ids[:WINDOW_TOKENS] for ids in calibration if len(ids) >= WINDOW_TOKENS]
-    yield "demo", Bed(load_model(DEMO), drawn, [ids[:LENGTH_TOKENS] for ids in held_out[:DEMO_FILES]], DEMO_WINDOWS)
+    anywhere = [
+        ids[first : first + WINDOW_TOKENS]
+        for ids in calibration
+        for first in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
+    ]
+    judged = [ids[:LENGTH_TOKENS] for ids in held_out[:DEMO_FILES]]
+    yield "demo", Bed(load_model(DEMO), drawn, judged, DEMO_WINDOWS, anywhere)
 
 
 def _files(split: Split) -> list[list[int]]:
@@ -109,6 +119,9 @@ def _wanted(models: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
             for arm in arms:
                 if seed == 0 or method_of(arm).needs_calibration:
                     yield from ((model, arm, pattern, seed) for pattern in PATTERNS)
+    if "stories260K" in models:
+        for arm, pattern in DRAWN:
+            yield from (("stories260K", arm, pattern, seed) for seed in DRAWS if seed not in SEEDS)
 
 
 def method_of(arm: str) -> Method:
@@ -136,7 +149,8 @@ def measure_cell(name: str, bed: Bed, arm: str, pattern: str, seed: int) -> dict
 
 def masked_copy(bed: Bed, method: Method, pattern: Pattern, seed: int) -> Any:
     model = copy.deepcopy(bed.model)
-    windows = torch.tensor(Random(seed).sample(bed.calibration, min(bed.count, len(bed.calibration))))
+    pool = bed.anywhere if seed and bed.anywhere else bed.calibration
+    windows = torch.tensor(Random(seed).sample(pool, min(bed.count, len(pool))))
     mask_resident(model, MaskingJob(method=method, pattern=pattern), windows)
     return model
 

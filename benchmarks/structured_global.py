@@ -59,11 +59,12 @@ def measure(grid: list[Bed], only: set[str], folder: Path) -> None:
     raw |= {"dense": taken["dense"], "flagship": flagship_rows(taken["rows"])}
     raw["provenance"] = collect_provenance().model_dump(mode="json")
     done = {(row["model"], row["arm"], row["ratio"], row["seed"]) for row in raw["rows"]}
-    context = multiprocessing.get_context("spawn")
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")  # what is imported is there, and the peak is the cell's own
     for number, (bed, arm, ratio, seed) in enumerate(_wanted({bed.name: bed for bed in grid})):
         if (bed.name, arm, ratio, seed) in done or not only <= {bed.name, arm, str(ratio), str(seed)}:
             continue
-        with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             asked = (bed, ARMS[arm], ratio, seed, taken["rows"], folder / str(number))
             row = pool.submit(measure_cell, *asked).result()
         raw["rows"].append({"model": bed.name, "arm": arm, "ratio": ratio, "seed": seed, **row})

@@ -7,24 +7,17 @@ square of the widths. `tests/compressors/test_buffers.py` counts the real ones a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from compressors.divergence import STATES_BYTES, logit_tokens
 from compressors.level_store import MEMORY_BYTES
-from compressors.registry import Survey
 from compressors.second_order import COMPACT_COLUMNS, MOST_ROWS, round_columns
 from compressors.shards import PIECE_ROWS
 from compressors.statistics import WIDE
-from compressors.streams import piece_tokens
+from compressors.workload import FLOAT32_BYTES, LIVE_BESIDE, Consumer, Workload
 
-_FLOAT32, _FLOAT64 = 4, 8
-# Values of a consumer's width alive at once in a forward pass: activated gate, up and their product; in the attention
-# queries, what rotates them, and keys and values repeated for every query head.
-_LIVE_FFN, _LIVE_ATTENTION = 3, 5
-# Of the residual stream's width beside those: normed and in front. Alone, in a norm or behind a half layer, as many as
-# statistics see: in front, wanted, subtracted, normed, written, summed.
-_LIVE_BESIDE, _LIVE_HIDDEN = 2, 6
-# The same with everything that a backward pass keeps and returns.
+_FLOAT64 = 8
+# Values of a consumer's width in a forward pass, with everything that a backward pass keeps and returns.
 _LIVE_BACKWARD = 8
 # Kept rows of weights while a ridge is solved: products, ridge times base, right side twice, solution, base.
 _LIVE_ROWS = 6
@@ -40,65 +33,6 @@ _LIVE_UPDATE = 20
 _PROBE_TOKENS = 24
 
 Purposes = dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consumer:
-    """The widest state of a consumer that is cut or refitted: its columns, how many stay, how many a unit has."""
-
-    columns: int
-    kept: int
-    unit_columns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What decides memory and time: shapes, the calibration's tokens, which sums are kept of them, what looks at them.
-
-    `streams` are the hidden states that pruning moves, `candidates` how many a survey judges together at most,
-    `resident_bytes` the model that a search keeps in memory, `level_bytes` all its repaired levels. `masks` is whether
-    single weights become zero, `drawn` how many steps learn masks and how many tokens a step's masks run through
-    together, `remembered` how many float32 values of each token that or an alternation keeps beside the streams,
-    `together` how many blocks are cut for what they output together.
-    """
-
-    tokens: int
-    window_tokens: int
-    layers: int
-    hidden: int
-    ffn_width: int
-    attention_width: int
-    vocabulary: int
-    consumers: tuple[Consumer, ...] = ()
-    streams: int = 0
-    products: bool = False
-    second_order: bool = False
-    gradients: bool = False
-    survey: Survey = "none"
-    candidates: int = 0
-    resident_bytes: int = 0
-    level_bytes: int = 0
-    masks: bool = False
-    drawn: tuple[int, int] = (0, 0)
-    remembered: int = 0
-    together: int = 1
-
-    @property
-    def states_bytes(self) -> int:
-        """One set of hidden states."""
-        return self.tokens * self.hidden * _FLOAT32
-
-    @property
-    def piece(self) -> int:
-        """Tokens that go through a half layer at once."""
-        windows = max(1, piece_tokens(self.ffn_width) // self.window_tokens)
-        return min(self.tokens, windows * self.window_tokens)
-
-    @property
-    def forward_bytes(self) -> int:
-        """Intermediate values of one piece in one half layer."""
-        widest = max(_LIVE_FFN * self.ffn_width, _LIVE_ATTENTION * self.attention_width)
-        return self.piece * max(widest + _LIVE_BESIDE * self.hidden, _LIVE_HIDDEN * self.hidden) * _FLOAT32
 
 
 def stage_buffers(workload: Workload) -> dict[str, Purposes]:
@@ -125,12 +59,12 @@ def _masking(workload: Workload) -> Purposes:
     sums = sum(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
     matrix = workload.ffn_width * workload.hidden * _width_of(workload.ffn_width)
     factors = _FACTORS * max(columns**2 * _width_of(columns) for columns in reads) if workload.products else 0
-    whole = (_LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32) if workload.remembered else 0
+    whole = (_LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES) if workload.remembered else 0
     return {
         "hidden states of the calibration text": max(
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
-        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "values of every token": workload.tokens * workload.remembered * FLOAT32_BYTES,
         "Gram and cross products": sums,
         "intermediate values, masks": max(factors + _LIVE_SWEEP * matrix, whole + factors, workload.forward_bytes),
     }
@@ -151,11 +85,9 @@ def _pruning(workload: Workload) -> Purposes:
             workload.streams * workload.states_bytes, workload.states_bytes + _embedded_rows(workload)
         ),
         "streams between blocks": _between(workload) * workload.states_bytes,
-        "values of every token": workload.tokens * workload.remembered * _FLOAT32,
+        "values of every token": workload.tokens * workload.remembered * FLOAT32_BYTES,
         "Gram and cross products": sums + _alternated_sums(workload),
-        "intermediate values, choice or repair": max(
-            work + _alternation(workload), workload.forward_bytes, _way_back(workload)
-        ),
+        "intermediate values, choice or repair": max(work, workload.forward_bytes, _way_back(workload)),
     }
 
 
@@ -166,7 +98,7 @@ def _between(workload: Workload) -> int:
 def _way_back(workload: Workload) -> int:
     """`together`: a piece on its way through a block and back, in one of its halves."""
     widest = max(workload.ffn_width, workload.attention_width)
-    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * _FLOAT32
+    values = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden) * FLOAT32_BYTES
     return values if workload.together > 1 else 0
 
 
@@ -178,12 +110,12 @@ def _alternated_sums(workload: Workload) -> int:
     return squares * _width_of(workload.hidden)
 
 
-def _alternation(workload: Workload) -> int:
-    """A piece's new values, beside the factor of what the consumer reads."""
+def _alternation(workload: Workload, consumer: Consumer) -> int:
+    """A piece's new values, beside what the last round summed and factorised of what the consumer reads."""
     if not workload.remembered:
         return 0
-    factor = workload.ffn_width**2 * _width_of(workload.ffn_width)
-    return _LIVE_UPDATE * workload.piece * workload.ffn_width * _FLOAT32 + factor
+    squares = 2 * consumer.columns**2 * _element(consumer)
+    return _LIVE_UPDATE * workload.piece * workload.ffn_width * FLOAT32_BYTES + squares
 
 
 def _sums(workload: Workload, consumer: Consumer) -> int:
@@ -196,16 +128,17 @@ def _sums(workload: Workload, consumer: Consumer) -> int:
 def _work(workload: Workload, consumer: Consumer) -> int:
     observed = _observation(workload, consumer)
     chosen = _choice(workload, consumer) if workload.second_order else 0
-    return max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    work = max(observed, chosen, _refit(workload, consumer) if workload.products else 0)
+    return work + _alternation(workload, consumer)
 
 
 def _observation(workload: Workload, consumer: Consumer) -> int:
     """`statistics`: a piece's inputs beside their float64 copy or beside a product on its way to a float64 sum."""
-    inputs = workload.piece * consumer.columns * _FLOAT32
-    product = consumer.columns * max(consumer.columns, workload.hidden) * _FLOAT32
+    inputs = workload.piece * consumer.columns * FLOAT32_BYTES
+    product = consumer.columns * max(consumer.columns, workload.hidden) * FLOAT32_BYTES
     sums_directly = consumer.columns > WIDE or not workload.products
-    hidden = workload.piece * workload.hidden * _FLOAT32
-    return inputs + max(2 * inputs, 0 if sums_directly else product) + _LIVE_BESIDE * hidden
+    hidden = workload.piece * workload.hidden * FLOAT32_BYTES
+    return inputs + max(2 * inputs, 0 if sums_directly else product) + LIVE_BESIDE * hidden
 
 
 def _refit(workload: Workload, consumer: Consumer) -> int:
@@ -236,10 +169,10 @@ def _gradients(workload: Workload) -> Purposes:
     logits = _LIVE_LOGIT_GRADIENTS * workload.piece * workload.vocabulary
     widest = max(workload.ffn_width, workload.attention_width)
     backward = _LIVE_BACKWARD * workload.piece * (widest + workload.hidden)
-    scores = widest * workload.hidden * 4 * _FLOAT64 // _FLOAT32
+    scores = widest * workload.hidden * 4 * _FLOAT64 // FLOAT32_BYTES
     return {
         "hidden states in front of every block": (workload.layers + 3) * workload.states_bytes,
-        "logits or gradients": max(logits, backward, scores) * _FLOAT32,
+        "logits or gradients": max(logits, backward, scores) * FLOAT32_BYTES,
     }
 
 
@@ -271,7 +204,7 @@ def _candidates(workload: Workload) -> Purposes:
         "logits": _LIVE_LOGITS
         * min(workload.tokens, logit_tokens(workload.vocabulary))
         * workload.vocabulary
-        * _FLOAT32,
+        * FLOAT32_BYTES,
     }
     return max((passes, ends, _influence(workload)), key=_total)
 
@@ -293,7 +226,7 @@ def _rankings(workload: Workload) -> Purposes:
 def _levels(workload: Workload) -> Purposes:
     """A search: the model, the levels, and the most of building and judging them. The bench lives all the while."""
     building = {**_pruning(workload), "dense predictions": 2 * workload.states_bytes} if workload.streams else {}
-    half = max(workload.ffn_width * 3, workload.attention_width * 4) * workload.hidden * _FLOAT32
+    half = max(workload.ffn_width * 3, workload.attention_width * 4) * workload.hidden * FLOAT32_BYTES
     judging = {**_candidates(workload), "levels of one half layer": 4 * half}
     return {
         "the model": workload.resident_bytes,
@@ -306,12 +239,12 @@ def _export(workload: Workload) -> Purposes:
     """`blocks`: the head as it passes, as stored and in float32, and the probe's logits in slices and joined."""
     rows = min(PIECE_ROWS, workload.vocabulary)
     logits = 2 * _PROBE_TOKENS * workload.vocabulary
-    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * _FLOAT32}
+    return {"rows of the head": (rows * workload.hidden * 3 // 2 + logits) * FLOAT32_BYTES}
 
 
 def _embedded_rows(workload: Workload) -> int:
     """The distinct tokens' rows of the embedding, while they are spread over the text."""
-    return min(workload.vocabulary, workload.tokens) * workload.hidden * _FLOAT32
+    return min(workload.vocabulary, workload.tokens) * workload.hidden * FLOAT32_BYTES
 
 
 def _element(consumer: Consumer) -> int:
@@ -320,7 +253,7 @@ def _element(consumer: Consumer) -> int:
 
 def _width_of(columns: int) -> int:
     """Bytes of a value of sums over this many columns."""
-    return _FLOAT64 if columns <= WIDE else _FLOAT32
+    return _FLOAT64 if columns <= WIDE else FLOAT32_BYTES
 
 
 def _total(purposes: Purposes) -> int:
@@ -332,14 +265,16 @@ def _masks(workload: Workload) -> Purposes:
     layer; before that the dense model is ranked. A masked consumer's input stands beside what it was."""
     _, drawn = workload.drawn
     ranking: Purposes = {"dense predictions": workload.states_bytes, **_rankings(workload)}
-    states = drawn * workload.hidden * _FLOAT32
+    states = drawn * workload.hidden * FLOAT32_BYTES
     tokens = min(drawn, logit_tokens(workload.vocabulary))
-    masked = min(drawn, workload.piece) * max(workload.ffn_width, workload.attention_width) * _FLOAT32
+    # All masks of a step run together, which may be more than the text itself has.
+    wide = replace(workload, tokens=max(drawn, workload.tokens))
+    masked = min(drawn, wide.piece) * max(workload.ffn_width, workload.attention_width) * FLOAT32_BYTES
     steps: Purposes = {
         "hidden states of the calibration text": workload.states_bytes + _embedded_rows(workload),
         "hidden states of drawn masks": 2 * states,
-        "intermediate values": workload.forward_bytes + 2 * masked,
-        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * _FLOAT32,
+        "intermediate values": wide.forward_bytes + masked,
+        "logits": _LIVE_LOGITS * tokens * workload.vocabulary * FLOAT32_BYTES,
     }
     most: Purposes = max((ranking, steps), key=_total)
     return {"the model": workload.resident_bytes, **most}

@@ -14,8 +14,10 @@ from math import prod
 import torch
 
 from artifacts.units import format_bytes, format_seconds
-from compressors.buffers import Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.shards import Stored
+from compressors.together import ROUNDS
+from compressors.workload import Workload
 
 _FLOAT32 = 4
 _PROBE_SIZE = 768
@@ -75,7 +77,12 @@ def _operations(workload: Workload, block_elements: int) -> float:
     passes = 0 if not workload.streams else workload.streams + 1
     forward = 2.0 * workload.tokens * block_elements * passes
     learning = 2.0 * block_elements * prod(workload.drawn)
-    return forward * (1 + workload.products) + learning
+    return forward * (1 + workload.products) * _attempts(workload) + learning
+
+
+def _attempts(workload: Workload) -> int:
+    """How often a block is cut at most where several go together."""
+    return 1 if workload.together == 1 else 1 + ROUNDS.most
 
 
 def _operations_per_s() -> float:

@@ -6,8 +6,10 @@ of checkpoint follow from those.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from artifacts.variant import Unit
@@ -16,6 +18,7 @@ from compressors.methods import REGISTRY
 from compressors.recovery.methods import METHODS as RECOVERY_METHODS
 from compressors.registry import Method, Need
 
+_CHOPPED = Path(__file__).resolve().parents[1] / "benchmarks" / "layer_chop_cpu_202611.json"
 _UNITS: dict[Unit, str] = {
     "ffn": "FFN channels",
     "kv": "KV groups",
@@ -42,6 +45,7 @@ _MASK_COST: dict[Need, tuple[str, str, str]] = {
     "energy": ("text", "N D", "one pass"),
     "gram": ("text", "N D, 2 D² + F² and factors", "products N F², inverses F³, sweeps D F²"),
 }
+_REFINED_COST = ("text", "2 N D, 2 N F and F² + D F, thrice", "the same once an epoch, and N F solutions")
 _WHOLE_FFN_COST = ("text", "N D, 2 N F, 2 D² + F² and factors", "the same once an epoch, and N F solutions")
 _BASIS_COST = ("text", "N D and D²", "a pass and an eigendecomposition D³")
 
@@ -56,7 +60,9 @@ def page() -> str:
             "",
             "`compress` needs one block of the model in memory, plus what its method names here (values of four or "
             "eight bytes). N is the calibration tokens, D the hidden size, F the FFN width, L the layers. With ridge "
-            "repair every width method adds the dense stream N D and the Gram and cross products F² + D F.",
+            "repair every width method adds the dense stream N D and the Gram and cross products F² + D F. `--together "
+            "K` prunes K blocks in a row for what they output together: it needs 2 K + 2 blocks, (3 K + 2) N D more, "
+            "and at most four times the work.",
             "",
             *_table(("method", "removes", "data", "memory", "work", "checkpoint", "source"), map(_row, _methods())),
             "",
@@ -84,8 +90,37 @@ def page() -> str:
             "",
             *_table(("method", "source"), ((f"`{method.name}`", method.paper) for method in RECOVERY_METHODS.values())),
             "",
+            *_chopped_and_healed(),
         ]
     )
+
+
+def _chopped_and_healed() -> list[str]:
+    """What LayerChop is here: two commands, and what they did to the demo model, from the committed raw data."""
+    if not _CHOPPED.is_file():
+        return []
+    raw = json.loads(_CHOPPED.read_text(encoding="utf-8"))
+    header = ("layers gone", "tokens trained on", "held-out nats before", "after", "dense")
+    rows = [
+        (
+            f"{', '.join(row['settings'])}: {', '.join(map(str, row['removed_layers']))}",
+            f"{row['trained_tokens']:,}",
+            *(f"{row[when]['loss_nats']:.3f}" for when in ("before", "after")),
+            f"{raw['dense']['loss_nats']:.3f}",
+        )
+        for row in raw["rows"]
+        if row["method"] == "layer_chop"
+    ]
+    return [
+        "## Layers by place, then training",
+        "",
+        "LayerChop is two commands, `compress MODEL --method layer_chop --ratio 0.25 --units layers --out chopped` and "
+        "`recover chopped --method full --text TEXT --tokens N --out healed`; the variant's record counts the tokens. "
+        "On the demo model ([all arms](../benchmarks/layer_chop_cpu_202611.md)):",
+        "",
+        *_table(header, rows),
+        "",
+    ]
 
 
 def _methods() -> tuple[Method, ...]:
@@ -98,6 +133,8 @@ def _row(method: Method) -> tuple[str, ...]:
 
 
 def _cost(method: Method) -> tuple[str, str, str]:
+    if method.refine is not None:
+        return _REFINED_COST
     if method.rank_width is not None:
         return _WIDTH_COST[method.needs]
     if method.learns:

@@ -37,7 +37,7 @@ class PolicyConfig:
     layer's units over which they rise from 0.27 to 0.73.
     """
 
-    steps: Annotated[int, Field(ge=0)] = 1000
+    steps: Annotated[int, Field(ge=0)] = 500
     samples: Annotated[int, Field(ge=2)] = 16
     batch_tokens: Annotated[int, Field(gt=0)] = 256
     rate: Annotated[float, Field(gt=0)] | None = None

@@ -71,7 +71,8 @@ class Method:
     stream [hidden, hidden] from the states [windows, tokens, hidden] in front of every half layer and the head;
     `mask_matrices(config, evidence)` gives matrices with a common input their zeros. A method has one of the four, or
     `learns` masks of units instead (`mask_learning`), its configuration saying how. One that masks weights may have
-    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together.
+    `mask_ffn(config, evidence)` for the three matrices of an FFN (gate, up, down) together; one that ranks may have
+    `refine(config, evidence)`, which chooses and refits a half as a whole where there is a ridge repair.
 
     The first of `units` is pruned when a user names none. `survey` says what the latter two look at, `candidates` how
     many of them are judged together, None for one per removal that is possible.

@@ -17,7 +17,6 @@ from compressors.allocation.problem import Allocator
 from compressors.allocation.space import Target
 from compressors.arch import WIDTH_UNITS, WidthUnit, unit_columns
 from compressors.budget import Budget, budget_for, default_multiple
-from compressors.buffers import Consumer, Workload
 from compressors.calibration import CalibrationSet, draw_calibration
 from compressors.headers import read_headers
 from compressors.level_store import level_bytes
@@ -38,6 +37,7 @@ from compressors.request import (
 )
 from compressors.sequential import PruningJob
 from compressors.source import Source, load_tokenizer, open_source
+from compressors.workload import Consumer, Workload
 
 _RESIDENT_BYTES = 1 << 33
 _FLOAT_BYTES = 4
@@ -198,9 +198,15 @@ def workload(task: Task, windows: Tensor | None) -> Workload:
         level_bytes=_level_bytes(task),
         masks=task.method.masks,
         drawn=(0, 0) if windows is None else _drawn(task.method, windows),
-        remembered=looks * alternates * (2 * config["intermediate_size"] + config["hidden_size"]),
+        remembered=looks * alternates * _remembered(task),
         together=min(task.request.together, layers),
     )
+
+
+def _remembered(task: Task) -> int:
+    """Values of each token: what gate and up give; where nothing else tells, what the FFN is to write."""
+    config = task.source.config
+    return 2 * int(config["intermediate_size"]) + (int(config["hidden_size"]) if task.method.masks else 0)
 
 
 def _consumers(task: Task) -> tuple[Consumer, ...]:

@@ -38,9 +38,7 @@ def compress(
     model: Annotated[str, typer.Argument(help="Local checkpoint folder or hub id, e.g. Qwen/Qwen2.5-0.5B.")],
     out: Folder,
     method: Annotated[Method, typer.Option(help="How to choose what goes: see docs/methods.md.")],
-    ratio: Annotated[
-        float, typer.Option(help="Share of each chosen kind of unit to remove, or of weights to mask, in [0, 1).")
-    ],
+    ratio: Annotated[float, typer.Option(help="Share of each kind of unit to remove, of weights to mask: [0, 1).")],
     units: UnitNames = None,
     settings: Settings = None,
     calibration: CalibrationText = None,

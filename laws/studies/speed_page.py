@@ -36,7 +36,8 @@ class Column:
 def write_speed_page(folders: Sequence[Path], out: Path) -> dict[str, str]:
     """Reads studies as one and writes the page; returns what to print.
 
-    Raises ConfigError for studies without speeds, and what reading them raises."""
+    Raises ConfigError for studies without speeds, and what reading them raises.
+    """
     study = read_studies(folders)
     if not any(cell.speeds for cell in study.cells):
         raise ConfigError(f"{folders[0]} holds no speeds. Name an .html file for the report of its losses.")

@@ -103,6 +103,10 @@ def test_the_peak_is_three_blocks_and_what_the_card_states(
         ("ffn", {"method": "sparsellm", "units": WEIGHTS, "repair": "none"}),
         ("attention", {"method": "sparsegpt", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
         ("attention", {"method": "sparsellm", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
+        ("ffn", {"method": "sparsellm_structured", "units": FFN, "ratio": 0.1, "calibration_tokens": 512}),
+        ("attention", {"method": "sparsellm_structured", "calibration_tokens": 512}),
+        ("deep", {"method": "obs", "together": 2, "calibration_tokens": 1024}),
+        ("deep", {"method": "wanda_sp", "units": FFN, "together": 4}),
         ("ffn", {"method": "policy_gradient", "settings": ("steps=2",)}),
         ("attention", {"method": "policy_gradient", "settings": ("steps=2",), "repair": "none"}),
         ("deep", {"method": "policy_gradient", "units": LAYERS, "settings": ("steps=2",), "repair": "none"}),
@@ -126,7 +130,7 @@ def test_what_is_only_bounded_stays_within_what_the_card_states(
         lambda name: replace(EVOLUTIONARY, config=quick) if name == "evolutionary" else allocator_named(name),
     )
     peak, card = counted(folder_of(model), tmp_path / "out", **{"units": WIDTHS, "repair": "ridge"} | asked)
-    assert peak <= BLOCKS * card.block_bytes + card.buffers_bytes
+    assert peak <= card.blocks * card.block_bytes + card.buffers_bytes
 
 
 def test_the_counter_counts_each_storage_once_and_forgets_it() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tiny_models import VOCABULARY, save_checkpoint
 
-from compressors.buffers import Consumer, Purposes, Workload, stage_buffers
+from compressors.buffers import Purposes, stage_buffers
 from compressors.card import ResourceCard, resource_card
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.shards import stored_tensors
 from compressors.verify import verify_variant
+from compressors.workload import Consumer, Workload
 
 STATES, SUMS, WORK = (
     "hidden states of the calibration text",
@@ -105,6 +106,26 @@ def test_what_decides_before_the_cut_is_a_stage_of_its_own(
     changes: dict[str, Any], stage: str, purpose: str, size: int
 ) -> None:
     assert stage_buffers(replace(PLAIN, **changes))[stage][purpose] == size
+
+
+def test_blocks_together_hold_streams_and_blocks_by_their_number(folder: Path) -> None:
+    """Two in front; behind each block those of two attempts and a target: what --help says."""
+    for together in (2, 4):
+        held = replace(PLAIN, together=together)
+        assert pruning(held)["streams between blocks"] == (3 * together + 2) * 256 * 64 * 4
+        assert pruning(held)[STATES] == pruning(PLAIN)[STATES]
+        card = resource_card(stored_tensors(folder), held)
+        assert card.blocks == 2 * together + 2
+        assert card.lines()[0].endswith(f"up to {2 * together + 2} at once")
+        assert card.expected_s > 2 * resource_card(stored_tensors(folder), PLAIN).expected_s
+
+
+def test_an_alternation_remembers_values_of_every_token() -> None:
+    refined = pruning(replace(PLAIN, remembered=2 * 48 + 64))
+    assert refined["values of every token"] == 256 * (2 * 48 + 64) * 4
+    assert refined[SUMS] - pruning(PLAIN)[SUMS] == 8 * (2 * 64**2 + 2 * 64 * 48)
+    observed = 4 * (3 * 256 * 256 + 2 * 256 * 64)
+    assert refined[WORK] == observed + 8 * 2 * 256**2 + 4 * 20 * 256 * 48
 
 
 @pytest.mark.parametrize(

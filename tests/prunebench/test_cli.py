@@ -80,7 +80,7 @@ def test_units_of_the_residual_stream_and_of_halves() -> None:
     ],
 )
 def test_a_further_step(given: str, method: str, ratio: float, units: tuple[str, ...] | None) -> None:
-    assert parse_step(given) == {"method": method, "ratio": ratio, "units": units}
+    assert parse_step(given) == {"method": method, "ratio": ratio, "units": units, "settings": ()}
 
 
 @pytest.mark.parametrize("given", ["", "wanda_sp", "wanda_sp:half", "wanda_sp::ffn"])
