@@ -226,10 +226,10 @@ def test_speeds_that_want_the_same_engines_share_them() -> None:
 
     asked = [named("decode"), named("memory", fairness="memory"), named("prefill", prompt_tokens=32), named("eager")]
     asked[3] = named("eager", engine_flags=("--enforce-eager",))
+    asked += [named("far", max_model_len=128), named("roomy", kv_cache_bytes=2 * GIB), named("sim", engine="sim")]
     assert [[speed.name for speed in group] for group in same_engines(asked)] == [
         ["decode", "prefill"],
-        ["memory"],
-        ["eager"],
+        *(["memory"], ["eager"], ["far"], ["roomy"], ["sim"]),
     ]
     long = named("long", levels=(Level(concurrency=400),))
     assert fleet_of([SPEED, long], *SERVED_PAIR).max_num_seqs == 400
