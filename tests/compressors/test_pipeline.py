@@ -161,6 +161,7 @@ def test_the_manifest_is_complete_and_true(tmp_path: Path, text_file: Path) -> N
         "config": {},
         "units": ("kv", "ffn"),
         "repair": "ridge",
+        "together": 1,
         "seed": 9,
         "multiple_of": 1,
     }

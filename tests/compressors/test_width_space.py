@@ -184,7 +184,7 @@ def test_the_threshold_empties_no_half() -> None:
 
 
 def test_names_are_known() -> None:
-    assert len({allocator.name for allocator in ALLOCATORS}) == len(ALLOCATORS) == 6
+    assert len({allocator.name for allocator in ALLOCATORS}) == len(ALLOCATORS) == 7
     with pytest.raises(ConfigError, match=r"allocation 'best' is unknown\. Known are uniform, depth_increasing"):
         allocator_named("best")
     with pytest.raises(ConfigError, match="needs calibration text"):
