@@ -13,6 +13,7 @@ from laws.claims.claim import NO_ENDS, Measurement, Number
 from laws.claims.evidence import conditions_of, grouped, is_highest
 from laws.fits.bootstrap import expanded_interval, mean_interval
 from laws.forms import BILLION, Array
+from laws.normal import share_half_width
 from laws.studies.comparison import Analysis
 from laws.studies.records import MEAN_OF_TASKS, accuracy_of, shape_key
 from laws.studies.speeds import SpeedPoint, speed_points
@@ -24,7 +25,6 @@ SMALL = 8.5 * BILLION
 _LEAST_SIZES = 4
 _UPPER_HALF = (0.5, 0.9)
 _REPLICATES = 2000
-_Z = 1.96
 
 
 def highest_gain(analysis: Analysis) -> Iterator[Measurement]:
@@ -124,7 +124,7 @@ def kept_share(analysis: Analysis, point: SpeedPoint) -> Number | None:
     share = fmean(pair[0] / pair[1] for pair in pairs)
     accuracy, base = fmean(pair[0] for pair in pairs), pairs[0][1]
     items = sum(row.items for row in cells[0].accuracies)
-    half = _Z * float(np.sqrt(accuracy * (1 - accuracy) / items)) / base
+    half = share_half_width(accuracy, items) / base
     name = f"accuracy kept with {most / 1e6:g} M tokens of recovery"
     return Number.within(name, share, items, (max(0.0, share - half), share + half))
 

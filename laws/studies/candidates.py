@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-import numpy as np
-
 from artifacts.document import Document
 from artifacts.errors import ConfigError
 from artifacts.student import half_width
 from artifacts.study import CellRecord, SpeedAt
+from laws.normal import NORMAL_95, share_half_width
 from laws.studies.records import (
     MEAN_OF_TASKS,
     Study,
@@ -28,8 +27,6 @@ from laws.studies.records import (
     variant_name,
 )
 from laws.studies.speeds import speaking_quantity
-
-_Z = 1.96
 
 
 class Candidate(Document):
@@ -242,6 +239,6 @@ def _half_width(study: Study, cells: Sequence[CellRecord], name: str) -> float |
         return half_width(values)
     if is_accuracy(study, name):
         items = sum(row.items for row in cells[0].accuracies if name in (row.task, MEAN_OF_TASKS))
-        return _Z * float(np.sqrt(values[0] * (1 - values[0]) / items))
+        return share_half_width(values[0], items)
     errors = [loss.standard_error_nats for loss in cells[0].losses if loss.set == name]
-    return _Z * errors[0] if errors and errors[0] is not None else None
+    return NORMAL_95 * errors[0] if errors and errors[0] is not None else None

@@ -17,6 +17,7 @@ from laws.fits.bootstrap import expanded_interval
 from laws.fits.fit import Fitted, fit_law
 from laws.fits.sample import Sample
 from laws.forms import TIME_SHARE, Conditions, Floats
+from laws.normal import NORMAL_95
 from laws.studies.candidates import Field, is_accuracy
 from laws.studies.comparison import RAW, Analysis, Comparison, LawResult
 from laws.studies.records import Study, footprint_of, method_label
@@ -24,7 +25,6 @@ from laws.studies.speeds import SpeedPoint, speed_points
 
 GRID = np.round(np.arange(0.05, 0.91, 0.05), 2)
 _NEAR = 0.02
-_Z = 1.96
 
 
 class Prediction(Document):
@@ -113,7 +113,7 @@ def _speeds(analysis: Analysis, method: str, field: Field, ratios: Floats, model
     shares = (parameter.value, parameter.t_low or 0.0, parameter.t_high or 0.0)
     at = along_ratios(ratios, field.scales[model], 0, RAW)
     value, low, high = (np.asarray(TIME_SHARE([share], at)) for share in shares)
-    half = np.hypot(np.log(high / low) / 2, _Z * law.fit.residual_rms)
+    half = np.hypot(np.log(high / low) / 2, NORMAL_95 * law.fit.residual_rms)
     return np.stack([value, value * np.exp(-half), value * np.exp(half)])
 
 
