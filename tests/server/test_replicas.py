@@ -128,7 +128,7 @@ def test_a_stale_connection_and_then_a_refusal_is_not_tried_elsewhere(tmp_path: 
         held.uses, held.complete, held.reusable = 1, True, True
         first.give_back(held)
         unlink()
-        assert (await pair.ask()).code == "worker_unreachable"
+        assert (await pair.ask()).code == "worker_lost"
         assert [len(read) for read in pair.read] == [2, 0]
 
     pair = Pair(tmp_path)
