@@ -138,7 +138,9 @@ def in_copies(jobs: Sequence[tuple[Any, ...]], work: Callable[..., None]) -> int
 def main(paths: list[str]) -> int:
     jobs = [(DecodeJob.load(Path(job)), Path(result)) for job, result in zip(paths[::2], paths[1::2], strict=True)]
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    import vllm  # noqa: F401 (for the copies)
+    # What vLLM itself imports before it forks an engine, and not the model: that could initialise a device.
+    import vllm.entrypoints.llm
+    import vllm.v1.engine.core  # noqa: F401
 
     return in_copies(jobs, measure_to_file)
 
