@@ -80,14 +80,14 @@ def learn(
     progress: Progress = silent,
     keep: Keeper = forgotten,
 ) -> Tensor:
-    """The probabilities after all steps. `state` is where to begin or to go on; `keep` gets one now and then.
+    """The probabilities after all steps. `state` is where to begin or go on; `keep` gets one now and then and the last.
 
     A step's masks depend on the seed and its number alone, so that going on changes nothing.
     """
     while state.step < config.steps:
         progress("masks", state.step, config.steps)
         state = _stepped(config, state, limits, objective, seed)
-        if state.step % max(1, config.steps // _SAVES) == 0:
+        if state.step % max(1, config.steps // _SAVES) == 0 or state.step == config.steps:
             keep(state)
     progress("masks", config.steps, config.steps)
     return state.probabilities

@@ -1,27 +1,38 @@
-"""The re-labelled exports in vLLM itself: same greedy tokens and log-probabilities as unpatched Transformers.
+"""Variants in vLLM itself: same greedy tokens and log-probabilities as in Transformers.
 
-One engine for each class that stands in for another, and for each kind of cut; loading either cut into either class
-is tested without an engine.
+One engine for each class that stands in for another, and for each kind of cut, in unpatched Transformers; loading
+either cut into either class is tested without an engine. Then one for each method that leaves more behind than
+narrower halves of one width: blocks cut together, layers of learnt widths, fewer layers, zeros among the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tiny_models import save_checkpoint
 from transformers import AutoModelForCausalLM
 
 from artifacts.variant import Unit
 from compressors.pipeline import compress
 from compressors.request import CompressionRequest
 from compressors.verify import verify_variant
+from modeling.registration import register_with_transformers
 from tests.engine_process import require_greedy
 from tests.vllm_host import VllmHost
 
 NEW_TOKENS = 24
+METHODS: dict[str, dict[str, Any]] = {
+    "sparsellm_structured": {"units": ("kv", "ffn"), "together": 2},
+    "policy_gradient": {"units": ("kv", "ffn"), "allocation": "learned", "settings": ("steps=8", "samples=4")},
+    "layer_chop": {"units": ("layers",)},
+    "sparsellm": {},
+}
 PROMPTS = ([1, 403, 407, 261, 378], [1, 331, 425, 300, 45, 7], [1, 264])
+WORDS = ([1, 40, 77, 5], [1, 90, 3, 3, 61, 12, 8], [33])
 
 
 @pytest.mark.engine
@@ -53,7 +64,32 @@ def test_vllm_computes_what_transformers_computes(
         calibration_tokens=4096,
     )
     assert compress(request, verify=verify_variant).architecture == architecture
-    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
-    served = vllm_host.greedy(out, PROMPTS, NEW_TOKENS)
-    for prompt, tokens, logprobs in zip(PROMPTS, served.tokens, served.logprobs, strict=True):
+    require_same(out, vllm_host, PROMPTS)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_leaves_is_served_as_it_is(
+    method: str, tmp_path: Path, text_file: Path, vllm_host: VllmHost
+) -> None:
+    register_with_transformers()
+    request = CompressionRequest(
+        model=str(save_checkpoint(tmp_path / "dense")),
+        out=tmp_path / "variant",
+        method=method,
+        ratio=0.4,
+        calibration=str(text_file),
+        calibration_tokens=256,
+        window_tokens=16,
+        **METHODS[method],
+    )
+    architecture = compress(request, verify=verify_variant).architecture
+    assert architecture == ("PrunebenchForCausalLM" if method == "policy_gradient" else "LlamaForCausalLM")
+    require_same(request.out, vllm_host, WORDS)
+
+
+def require_same(variant: Path, host: VllmHost, prompts: tuple[list[int], ...]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(variant, dtype=torch.float32).eval()
+    served = host.greedy(variant, prompts, NEW_TOKENS, max_model_len=128)
+    for prompt, tokens, logprobs in zip(prompts, served.tokens, served.logprobs, strict=True):
         require_greedy((tokens, logprobs), model, prompt)

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from disturbed import DISTURBED_STEP, Place, disturbed
 from tiny_models import save_checkpoint
 
 from artifacts.errors import ConfigError
-from artifacts.variant import load_variant
+from artifacts.variant import VariantManifest, load_variant
+from compressors import policy
 from compressors.pipeline import compress
+from compressors.policy import PolicyState
 from compressors.request import CompressionRequest
 from compressors.sequential import PruningJob
 from compressors.verify import verify_variant
 from compressors.workspace import BlockFolder
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# In block 1 of three it waits for the end of its standard input, or dies: before the first tensor is written, or with
-# half a file on disk.
-DISTURBED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from compressors import shards, workspace
-from compressors.pipeline import compress
-from compressors.request import CompressionRequest
-
-torch.set_num_threads(1)
-model, text, out, method, place = sys.argv[1:]
-keep, copy = workspace.BlockFolder.keep, shards._copy
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def keep_or_die(self, index, layer, plan):
-    if index == 1 and place == "before":
-        die()
-    if index == 1 and place == "waits":
-        print("waits", flush=True)
-        sys.stdin.read()
-    elif index == 1:
-        shards._copy = lambda chunks, stream: (copy(chunks, stream), stream.flush(), die())
-    keep(self, index, layer, plan)
-
-workspace.BlockFolder.keep = keep_or_die
-compress(CompressionRequest(model=model, out=Path(out), method=method, ratio=0.5, calibration=text,
-                            units=("ffn", "kv"), calibration_tokens=256, window_tokens=16))
-"""
 
 
 @pytest.fixture
@@ -89,48 +56,78 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def disturbed(request: CompressionRequest, place: str) -> subprocess.Popen[str]:
-    """The request in a process of its own."""
-    arguments = [request.model, str(request.calibration), str(request.out), request.method, place]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", DISTURBED, *arguments]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes)
+LEARNING = {"method": "policy_gradient", "allocation": "learned"}
+QUICK = ("steps=41", "samples=2", "batch_tokens=16")  # every second step is kept, and the last
 
 
-@pytest.mark.parametrize("place", ["before", "within"])
-def test_killed_in_a_block_and_resumed_gives_the_same_bytes(
-    place: str, request_: CompressionRequest, made: list[int]
-) -> None:
-    with disturbed(request_, place) as process:
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
-    assert not request_.out.exists() and finished_blocks(request_) == ["block-0000.safetensors"]
-    resumed = compress(request_, verify=verify_variant)
-    assert made == [1, 2], "the finished block is not made again"
-    whole = compress(replace(request_, out=request_.out.with_name("whole")), verify=verify_variant)
+def kill(request: CompressionRequest, place: Place) -> None:
+    with disturbed(request, place) as run:
+        assert run.exit_code() == -signal.SIGKILL
+    assert not request.out.exists()
+
+
+def require_same_bytes_as_whole(resumed: VariantManifest, request: CompressionRequest) -> None:
+    whole = compress(replace(request, out=request.out.with_name("whole")), verify=verify_variant)
     assert resumed.checksums == whole.checksums
-    assert sorted(path.name for path in request_.out.parent.iterdir()) == ["variant", "whole"]
+    assert sorted(path.name for path in request.out.parent.iterdir()) == ["variant", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "again"),
+    [
+        ("before", {}, [1, 2]),
+        ("within", {}, [1, 2]),
+        ("before", {"method": "sparsellm_structured"}, [1, 2]),
+        ("before", {"method": "sparsellm_structured", "together": 2}, [0, 1, 2]),
+        ("before", {"method": "sparsellm", "units": None}, [1, 2]),
+        ("before", {**LEARNING, "settings": QUICK}, [1, 2]),
+    ],
+)
+def test_killed_in_a_block_and_resumed_gives_the_same_bytes(
+    place: Place, changes: dict[str, Any], again: list[int], request_: CompressionRequest, made: list[int]
+) -> None:
+    """A finished block is not made again, unless it was made together with one that was not finished."""
+    request = replace(request_, **changes)
+    kill(request, place)
+    assert finished_blocks(request) == ["block-0000.safetensors"]
+    resumed = compress(request, verify=verify_variant)
+    assert made == again
+    require_same_bytes_as_whole(resumed, request)
+
+
+@pytest.mark.parametrize(("place", "again"), [("learning", range(DISTURBED_STEP - 1, 41)), ("before", range(0))])
+def test_killed_while_or_after_it_learns_and_resumed_gives_the_same_bytes(
+    place: Place, again: range, request_: CompressionRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps since the last that was kept are all that is repeated; after the last there is none."""
+    request, steps, step = replace(request_, **LEARNING, settings=QUICK), [], policy._stepped
+
+    def noted(config: Any, state: PolicyState, *rest: Any) -> PolicyState:
+        steps.append(state.step)
+        return step(config, state, *rest)
+
+    kill(request, place)
+    monkeypatch.setattr(policy, "_stepped", noted)
+    resumed = compress(request, verify=verify_variant)
+    assert steps == list(again)
+    require_same_bytes_as_whole(resumed, request)
 
 
 def test_an_equal_command_is_refused_while_one_is_at_work(request_: CompressionRequest, made: list[int]) -> None:
     """And it costs that one nothing: it ends with the bytes of a run that was alone."""
-    with disturbed(request_, "waits") as process:
-        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+    with disturbed(request_, "waits") as run:
+        assert run.line.recv() == "waits"
         with pytest.raises(ConfigError, match=r"variant is being made by another process. Wait for it or choose"):
             compress(request_, verify=verify_variant)
         assert made == [] and finished_blocks(request_) == ["block-0000.safetensors"]
-        whole = compress(replace(request_, out=request_.out.with_name("whole")), verify=verify_variant)
-        _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert load_variant(request_.out).checksums == whole.checksums
-    assert sorted(path.name for path in request_.out.parent.iterdir()) == ["variant", "whole"]
+        run.line.send("go on")
+        assert run.exit_code() == 0
+    require_same_bytes_as_whole(load_variant(request_.out), request_)
 
 
 def test_a_killed_process_holds_nothing(request_: CompressionRequest, made: list[int]) -> None:
-    with disturbed(request_, "waits") as process:
-        assert process.stdout is not None and process.stdout.readline() == "waits\n"
-        process.kill()
+    with disturbed(request_, "waits") as run:
+        assert run.line.recv() == "waits"
     compress(request_, verify=verify_variant)
     assert made == [1, 2]
 
