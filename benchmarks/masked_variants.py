@@ -33,7 +33,9 @@ from prunebench.demo_plan import MODEL_DIR
 MASKS: dict[str, str | None] = {"sparse-50": None, "sparse-2of4": "2:4"}
 SHARE = 0.5
 CALIBRATION_TOKENS, LENGTH_TOKENS, EVALUATED_TOKENS = 16_384, 512, 12_288
-BOUNDS, AIM_NATS, MOST_TRIES = (0.3, 0.6), 0.003, 7
+AIM_NATS, MOST_TRIES = 0.003, 7
+# Between which shares of the blocks' parameters the twins are looked for.
+BOUNDS = {"sparse-50": (0.42, 0.47), "sparse-2of4": (0.48, 0.62)}
 
 
 def make_all(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +80,7 @@ def _twin(masked: CompressionRequest, mask: dict[str, Any], held_out: Path) -> d
         tried[ratio] = _measured(_structured(masked, ratio), held_out)
         return mean_nats(tried[ratio]["window_nats"], tried[ratio]["window_tokens"])
 
-    best = nearest_try(loss_of, wanted, BOUNDS, AIM_NATS, MOST_TRIES)
+    best = nearest_try(loss_of, wanted, BOUNDS[masked.out.name], AIM_NATS, MOST_TRIES)
     _structured(masked, best.ratio).out.rename(final)
     for ratio in tried.keys() - {best.ratio}:
         shutil.rmtree(_structured(masked, ratio).out)
