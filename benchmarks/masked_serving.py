@@ -97,7 +97,8 @@ def _fleet_file(folder: Path) -> Path:
     entries = tuple(
         VariantEntry(name=name, model=str((folder / "variants" / name).resolve())) for name in (DENSE, *NAMES)
     )
-    fleet = Fleet(variants=entries, max_model_len=MAX_MODEL_LEN, state_dir=str(folder / "state"))
+    state = str(folder / "state")
+    fleet = Fleet(variants=entries, max_model_len=MAX_MODEL_LEN, state_dir=state, starts_at_once=2)
     fleet.save(folder / "fleet.json")
     return folder / "fleet.json"
 
