@@ -57,7 +57,7 @@ LOADS = (
         name="prefill",
         workload=Workload(prompt_tokens=384, output_tokens=1),
         levels=(Level(concurrency=8),),
-        window_s=1.0,
+        window_s=1.5,
     ),
 )
 

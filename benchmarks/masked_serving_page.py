@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,11 @@ def answer(masked: Sequence[Judged]) -> str:
     rest = f" ({'; '.join(others)})" if others else ""
     if faster:
         return f"**Yes**, by {', '.join(f'{each.model} in {each.where}' for each in faster)}; {counted}{rest}."
-    return f"**No**: vLLM gains no speed from zeros. No masked variant is shown to be faster, {counted}{rest}."
+    most = max(masked, key=lambda each: each.estimate.high or math.inf)
+    return (
+        f"**No**: vLLM gains no speed from zeros. No masked variant is shown to be faster, {counted}{rest}; the highest "
+        f"upper end of them is {most.estimate.high:.3f} ({most.model}, {most.where})."
+    )
 
 
 def twins_answer(raw: Mapping[str, Any], over_dense: Sequence[Judged], over_masks: Sequence[Judged]) -> str:
