@@ -134,8 +134,8 @@ def answer(masked: Sequence[Judged]) -> str:
         return f"**Yes**, by {', '.join(f'{each.model} in {each.where}' for each in faster)}; {counted}{rest}."
     most = max(masked, key=lambda each: each.estimate.high or math.inf)
     return (
-        f"**No**: vLLM gains no speed from zeros. No masked variant is shown to be faster, {counted}{rest}; the highest "
-        f"upper end of them is {most.estimate.high:.3f} ({most.model}, {most.where})."
+        f"**No**: vLLM gains no speed from zeros. No masked variant is shown to be faster, {counted}{rest}; the "
+        f"highest upper end of them is {most.estimate.high:.3f} ({most.model}, {most.where})."
     )
 
 
