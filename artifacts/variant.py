@@ -175,6 +175,10 @@ class RecoveryRef(Document):
     earlier: RecoveryRef | None = Field(default=None, description="the parent's own recovery, if it had one")
 
 
+UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them, and memory stays as it is"
+"""What everything that shows a masked variant says of it; measured by `benchmarks/masked_serving.py`."""
+
+
 class SparsityRef(Document):
     """Single weights that are zero in matrices of full shape. No engine here computes them any faster than others."""
 

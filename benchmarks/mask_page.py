@@ -55,7 +55,8 @@ def render(raw: dict[str, Any]) -> str:
         "# Masks of single weights",
         "",
         "Unstructured and n:m masks (n zeros in every m) of all matrices in the blocks. Shapes stay: **no engine here "
-        "computes a masked checkpoint faster**, so these are baselines of quality. Held-out nats, mean over the seeds "
+        "computes a masked checkpoint faster** ([served by vLLM](masked_serving_cpu_202611.md)), so these are "
+        "baselines of quality. Held-out nats, mean over the seeds "
         f"measured ({_seeds(raw)}) with the range in brackets, perplexity below. magnitude needs no text and has "
         f"one run, so have {' and '.join(ABLATIONS)}. Empty cells were not measured.",
         "",

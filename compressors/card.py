@@ -14,6 +14,7 @@ from math import prod
 import torch
 
 from artifacts.units import format_bytes, format_seconds
+from artifacts.variant import UNACCELERATED
 from compressors.buffers import Purposes, stage_buffers
 from compressors.shards import Stored
 from compressors.together import ROUNDS
@@ -22,7 +23,6 @@ from compressors.workload import Workload
 _FLOAT32 = 4
 _PROBE_SIZE = 768
 _BLOCKS = 3
-UNACCELERATED = "masked weights keep their place: vLLM gains no speed from them, and memory stays as it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

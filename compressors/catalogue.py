@@ -68,7 +68,8 @@ def page() -> str:
             "",
             "**Checkpoint.** Stock means that unpatched Transformers and vLLM load it; layers of one shape always "
             "leave as stock. Where layers differ or lack a half, the checkpoint is of this project's own family, which "
-            "its plug-in adds to vLLM. Masked weights keep their place: no engine here computes them faster.",
+            "its plug-in adds to vLLM. Masked weights keep their place: no engine here computes them faster, "
+            "[as measured](../benchmarks/masked_serving_cpu_202611.md).",
             "",
             "## What each is after",
             "",

@@ -13,7 +13,7 @@ from artifacts.errors import ConfigError
 from artifacts.files import write_text_atomically
 from artifacts.run import Estimate, Gate
 from artifacts.units import format_bytes, format_count, format_ratio, format_seconds, quantity
-from artifacts.variant import TEXT_METRICS
+from artifacts.variant import TEXT_METRICS, UNACCELERATED
 from laws.figures import colour_of
 from laws.findings import (
     HEADLINE,
@@ -70,6 +70,8 @@ def render(findings: Findings) -> str:
         protocol=quality_protocol(findings.variants),
         quality={name: _quality_row(findings, name) for name in findings.models if name in findings.variants},
         tasks=[(name, r) for name, manifest in findings.variants.items() for r in task_records(manifest)],
+        masked=[name for name, manifest in findings.variants.items() if manifest.sparsity],
+        unaccelerated=UNACCELERATED,
         speedups=SPEEDUPS,
         gates=gate_rows(findings),
     )
@@ -113,6 +115,7 @@ def headline_rows(findings: Findings) -> list[dict[str, Any]]:
                 "faster": _verdict(findings, headline.label, model) or _is_faster(speedup),
                 "loss_rise_nats": None if loss is None or dense_loss is None else loss - dense_loss,
                 "params_removed": manifest.ratios.params_total if manifest else None,
+                "weights_masked": manifest.sparsity.share if manifest and manifest.sparsity else None,
             }
         )
     return rows

@@ -1,17 +1,19 @@
 """How long does one decode step of a model of a given shape take in vLLM on this machine?
 
-`python -m modeling.decode_timing JOB RESULT` runs in a process of its own, because an engine gives its memory back only
-with its process. The folder holds nothing but a `config.json`: weights are drawn, for no kernel's time depends on their
-values. Scheduler and model run in this process, so that one call of the engine is one step; prefill and steps in which
-a sequence was missing are left out, and the median over steps forgives a busy machine's outliers.
+`python -m modeling.decode_timing JOB RESULT [JOB RESULT ...]` imports vLLM once, which takes longer than most shapes,
+and runs each job in a copy of itself, because an engine gives its memory back only with its process. A job's folder
+holds nothing but a `config.json`: weights are drawn, for no kernel's time depends on their values. Scheduler and model
+run in one process, so that one call of the engine is one step; prefill and steps in which a sequence was missing are
+left out, and the median over steps forgives a busy machine's outliers.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -83,7 +85,6 @@ def prompt(job: DecodeJob, number: int) -> list[int]:
 
 def start_engine(job: DecodeJob) -> tuple[Any, Any]:
     """vLLM's engine and the sampling parameters of every sequence."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -114,9 +115,35 @@ def measure(job: DecodeJob, start: Callable[[DecodeJob], tuple[Any, Any]] = star
     return DecodeTimes(steps_s=tuple(time_repeat(engine, job, n, parameters) for n in range(job.repeats + 1))[1:])
 
 
-def main(job: Path, result: Path) -> None:
-    measure(DecodeJob.load(job)).save(result)
+def measure_to_file(job: DecodeJob, result: Path) -> None:
+    measure(job).save(result)
+
+
+def in_copies(jobs: Sequence[tuple[Any, ...]], work: Callable[..., None]) -> int:
+    """Does `work` with each job in a fork of this process, one after the other. The first exit code that is not 0.
+
+    128 + n for signal n, as a shell has it.
+    """
+    fork = multiprocessing.get_context("fork")
+    for job in jobs:
+        copy = fork.Process(target=work, args=job)
+        copy.start()
+        copy.join()
+        code = copy.exitcode or 0
+        if code != 0:
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def main(paths: list[str]) -> int:
+    jobs = [(DecodeJob.load(Path(job)), Path(result)) for job, result in zip(paths[::2], paths[1::2], strict=True)]
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # What vLLM itself imports before it forks an engine, and not the model: that could initialise a device.
+    import vllm.entrypoints.llm
+    import vllm.v1.engine.core  # noqa: F401
+
+    return in_copies(jobs, measure_to_file)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))

@@ -6,11 +6,10 @@ shapes.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from compressors.arch import require_supported
 from compressors.source import read_config, resolve_config, resolve_folder
 from modeling.decode_timing import DecodeJob, DecodeTimes
 from modeling.pruned_config import ARCHITECTURE, pruned_config
+from prunebench.timing_process import running
 from server.diagnosis import reason_of
 from server.engines import this_machine
-from server.warden import under_warden
 
-_GRACE_S = 5.0
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def open_subject(model: str) -> Subject:
 
 
 class EngineTimer:
-    """Times a shape in a process of its own, which does not outlive this one."""
+    """Times shapes one after the other, in processes that do not outlive this one."""
 
     def __init__(self, subject: Subject, job: DecodeJob, folder: Path) -> None:
         """Raises ConfigError if there is no engine."""
@@ -76,43 +75,40 @@ class EngineTimer:
             raise ConfigError("vLLM is not installed here, and it is what is timed. Install prunebench[cpu] or [gpu].")
         self._subject = subject
         self._job = job
-        self._folder = folder
+        self._folder = folder / "engines"
 
-    def __call__(self, shape: DecodeShape) -> tuple[float, ...]:
-        """Raises ServingError with the engine's own reason if it ends without a result, ConfigError for a full disk."""
-        engine = self._folder / "engine"
+    def __call__(self, shapes: Sequence[DecodeShape]) -> Iterator[tuple[float, ...]]:
+        """Each shape's decode steps in seconds, as soon as they are known.
+
+        Raises ServingError with the engine's own reason if it ends without a result, ConfigError for a full disk.
+        """
         try:
-            shutil.rmtree(engine, ignore_errors=True)
-            engine.mkdir(parents=True)
-            self._subject.engine_config(shape).save_pretrained(engine)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            jobs = [self._written(self._folder / str(index), shape) for index, shape in enumerate(shapes)]
         except OSError as error:
-            raise disk_error(engine, error) from error
-        job, result, log = engine / "job.json", engine / "result.json", engine / "log.txt"
+            raise disk_error(self._folder, error) from error
+        log = self._folder / "log.txt"
+        with running([str(path) for pair in jobs for path in pair], self._job.environment, log) as process:
+            for _, result in jobs:
+                if not _appears(result, process):
+                    raise ServingError(
+                        "The engine ended without a measurement: "
+                        f"{reason_of(log.read_text(errors='replace'), process.poll())}. "
+                        f"Its log is {log}; finished shapes are kept, and the same command goes on with them."
+                    )
+                yield DecodeTimes.load(result).steps_s
+
+    def _written(self, engine: Path, shape: DecodeShape) -> tuple[Path, Path]:
+        """Where the job is, and where its result will be."""
+        engine.mkdir(parents=True)
+        self._subject.engine_config(shape).save_pretrained(engine)
+        job = engine / "job.json"
         self._job.model_copy(update={"folder": str(engine.resolve())}).save(job)
-        code = run_to_end((str(job), str(result)), self._job.environment, log)
-        if code != 0 or not result.is_file():
-            raise ServingError(
-                f"The engine ended without a measurement: {reason_of(log.read_text(errors='replace'), code)}. "
-                f"Its log is {log}; finished shapes are kept, and the same command goes on with them."
-            )
-        return DecodeTimes.load(result).steps_s
+        return job, engine / "result.json"
 
 
-def run_to_end(arguments: Sequence[str], environment: dict[str, str], log: Path) -> int:
-    """The exit code of `modeling.decode_timing`, under a warden that ends its process group with this process."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    log.write_bytes(b"")
-    process = subprocess.Popen(
-        under_warden(_GRACE_S, log.resolve(), [sys.executable, "-m", "modeling.decode_timing", *arguments]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, **environment, "PYTHONPATH": paths},
-        start_new_session=True,
-    )
-    try:
-        return process.wait()
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.wait()
+def _appears(result: Path, process: subprocess.Popen[bytes]) -> bool:
+    """Waits for the file or the process's end."""
+    while process.poll() is None and not result.is_file():
+        time.sleep(_LOOK_S)
+    return result.is_file()

@@ -1,4 +1,4 @@
-"""`prunebench latency`: engines of several shapes, one process each, and the latency table that follows from them.
+"""`prunebench latency`: engines of several shapes, one after the other, and the latency table that follows from them.
 
 What an engine said is a file at once: a killed run goes on with the first shape that has none.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from modeling.decode_timing import SETTLING_STEPS, DecodeJob
 from prunebench.timed_engine import EngineTimer, Subject, open_subject
 from server.engines import engine_env, offline_arguments, this_machine
 
-Timer = Callable[[DecodeShape], tuple[float, ...]]
+Timer = Callable[[Sequence[DecodeShape]], Iterator[tuple[float, ...]]]
 _MUCH_DRIFT = 0.05
 _MUCH_SPREAD = 0.25
 # A prefill is spread over steps of at least this many tokens, and the first sequence decodes meanwhile.
@@ -179,15 +179,14 @@ def unfinished_folder(
 
 def _timings(folder: Path, shapes: Sequence[DecodeShape], timer: Timer, progress: Progress) -> tuple[ShapeTiming, ...]:
     """From files where an earlier attempt left them."""
-    timings = []
-    for index, shape in enumerate(shapes):
-        progress("measuring shapes", index, len(shapes))
-        path = folder / f"shape-{index:03d}.json"
-        if not path.is_file():
-            ShapeTiming(shape=shape, steps_s=timer(shape)).save(path)
-        timings.append(ShapeTiming.load(path))
-    progress("measuring shapes", len(shapes), len(shapes))
-    return tuple(timings)
+    paths = [folder / f"shape-{index:03d}.json" for index in range(len(shapes))]
+    missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    progress("measuring shapes", len(shapes) - len(missing), len(shapes))
+    steps = timer([shapes[index] for index in missing]) if missing else iter(())
+    for done, index in enumerate(missing, len(shapes) - len(missing) + 1):
+        ShapeTiming(shape=shapes[index], steps_s=next(steps)).save(paths[index])
+        progress("measuring shapes", done, len(shapes))
+    return tuple(ShapeTiming.load(path) for path in paths)
 
 
 def _engine(provenance: Provenance) -> str:

@@ -1,11 +1,10 @@
-"""A real vLLM process for tests: started, asked for greedy tokens and its cache, ended."""
+"""A real vLLM process for tests: started, asked for greedy tokens, ended."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -27,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300
 PLAIN = ("--dtype", "float32", "--enforce-eager")
 LOG_NAME = "log"
-_CACHE_LABEL = re.compile(r'(num_gpu_blocks|block_size)="(\d+)"')
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -103,11 +101,6 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def require_same_greedy(sock: Path, folder: Path, model: Any, prompt: list[int], tokens: int) -> None:
-    """The engine's tokens are those of Transformers' `model`, their log-probabilities within 1e-4."""
-    require_greedy(served_greedy(sock, folder, prompt, tokens), model, prompt)
-
-
 def require_greedy(served: tuple[list[int], list[float]], model: Any, prompt: list[int]) -> None:
     """Tokens and log-probabilities that an engine gave are those of Transformers' `model`, the latter within 1e-4."""
     tokens, logprobs = reference_greedy(model, prompt, len(served[0]))
@@ -148,12 +141,3 @@ def reference_greedy(model: Any, prompt: list[int], tokens: int) -> tuple[list[i
         ids.append(int(row.argmax()))
         logprobs.append(float(row.max()))
     return ids[len(prompt) :], logprobs
-
-
-def cache_capacity_tokens(sock: Path) -> tuple[int, int]:
-    """How many tokens the engine's KV cache holds, and how many a block of it."""
-    status, answer = ask(sock, "GET", "/metrics")
-    assert status == 200
-    line = next(line for line in answer.decode().splitlines() if line.startswith("vllm:cache_config_info{"))
-    labels = {name: int(value) for name, value in _CACHE_LABEL.findall(line)}
-    return labels["num_gpu_blocks"] * labels["block_size"], labels["block_size"]

@@ -1,6 +1,6 @@
 """Many models in one vLLM process, one after the other: an import of vLLM takes far longer than a model of these tests.
 
-Run as a program it reads a question a line, a JSON object of `model`, `prompts`, `tokens`, `max_model_len` and
+Run as a program it reads a question a line, a JSON object of `model`, `prompts`, `tokens`, `max_model_len`, `cores` and
 `answer`, and writes the answer into the file of that name.
 """
 
@@ -26,7 +26,6 @@ ANSWER_WITHIN_S = 300
 CACHE_GIB = 1
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -51,12 +50,23 @@ class VllmHost:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _asked: int = field(default=0, init=False)
 
-    def greedy(self, model: Path, prompts: tuple[list[int], ...], tokens: int, max_model_len: int = 256) -> Served:
-        """What vLLM makes of the checkpoint. A failure of the engine fails the test and costs the process."""
+    def greedy(
+        self,
+        model: Path,
+        prompts: tuple[list[int], ...],
+        tokens: int,
+        max_model_len: int = 256,
+        cores: tuple[int, ...] = (),
+    ) -> Served:
+        """What vLLM makes of the checkpoint, on one device or split over so many as `cores` are given.
+
+        A failure of the engine fails the test and costs the process.
+        """
         process = self._started()
         self._asked += 1
         answer = self.folder / f"answer-{self._asked}.json"
         question = {"model": str(model), "prompts": prompts, "tokens": tokens, "max_model_len": max_model_len}
+        question["cores"] = cores
         assert process.stdin is not None
         process.stdin.write(json.dumps({**question, "answer": str(answer)}).encode() + b"\n")
         process.stdin.flush()
@@ -107,13 +117,16 @@ def served(question: dict[str, Any]) -> Served:
     """In the process of its own: the engine, asked and given up."""
     from vllm import LLM, SamplingParams
 
+    cores = question["cores"]
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores)) or "nobind"
     engine = LLM(
         question["model"],
         dtype="float32",
         enforce_eager=True,
         max_model_len=question["max_model_len"],
         enable_prefix_caching=False,
-        distributed_executor_backend="uni",
+        tensor_parallel_size=len(cores) or 1,
+        distributed_executor_backend="mp" if cores else "uni",
     )
     greedy = SamplingParams(temperature=0, max_tokens=question["tokens"], logprobs=1, ignore_eos=True)
     prompts = [{"prompt_token_ids": prompt} for prompt in question["prompts"]]

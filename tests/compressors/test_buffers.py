@@ -26,6 +26,7 @@ BLOCKS, TIGHT = 3, 1.25
 SLACK = 1.5
 MODELS: dict[str, dict[str, Any]] = {
     "ffn": {"hidden_size": 128, "intermediate_size": 1536, "num_key_value_heads": 4},
+    "narrow": {"hidden_size": 128, "intermediate_size": 512, "num_key_value_heads": 4},
     "attention": {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 32, "num_key_value_heads": 8},
     "deep": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6},
     "float32 sums": {"hidden_size": 64, "intermediate_size": 4224, "num_hidden_layers": 1},
@@ -100,10 +101,10 @@ def test_the_peak_is_three_blocks_and_what_the_card_states(
         ("ffn", {"method": "weight_magnitude", "units": WEIGHTS, "repair": "none"}),
         ("ffn", {"method": "wanda", "units": WEIGHTS, "repair": "none"}),
         ("ffn", {"method": "sparsegpt", "units": WEIGHTS, "repair": "none"}),
-        ("ffn", {"method": "sparsellm", "units": WEIGHTS, "repair": "none"}),
+        ("narrow", {"method": "sparsellm", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
         ("attention", {"method": "sparsegpt", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
         ("attention", {"method": "sparsellm", "units": WEIGHTS, "repair": "none", "calibration_tokens": 512}),
-        ("ffn", {"method": "sparsellm_structured", "units": FFN, "ratio": 0.1, "calibration_tokens": 512}),
+        ("narrow", {"method": "sparsellm_structured", "units": FFN, "ratio": 0.1, "calibration_tokens": 512}),
         ("attention", {"method": "sparsellm_structured", "calibration_tokens": 512}),
         ("deep", {"method": "obs", "together": 2, "calibration_tokens": 1024}),
         ("deep", {"method": "wanda_sp", "units": FFN, "together": 4}),

@@ -14,10 +14,10 @@ from test_pipeline import made, reload, request_for
 from tiny_models import FAMILIES, build_model, logits_of, random_windows, save_checkpoint
 
 from artifacts.errors import CheckpointError, ConfigError
-from artifacts.variant import MANIFEST_NAME, SparsityRef, VariantManifest, load_variant
+from artifacts.variant import MANIFEST_NAME, UNACCELERATED, SparsityRef, VariantManifest, load_variant
 from compressors.arch import LayerView
 from compressors.blocks import CheckpointModel
-from compressors.card import UNACCELERATED, ResourceCard
+from compressors.card import ResourceCard
 from compressors.chain import compress_chain
 from compressors.masking import MaskingJob, mask_blocks
 from compressors.masks import Pattern, row_mask

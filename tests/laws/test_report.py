@@ -12,12 +12,12 @@ from plotly.offline import get_plotlyjs
 
 from artifacts.errors import ConfigError
 from artifacts.run import Estimate, Level, RunManifest
-from artifacts.variant import QualityRecord
+from artifacts.variant import UNACCELERATED, QualityRecord, SparsityRef
 from laws.findings import gather_findings, quality_protocol, quality_value
 from laws.report import format_estimate, headline_rows, write_report
 from laws.roofline import Hardware
 from laws.table import as_markdown, summary_rows
-from tests.laws.conftest import SMALL, make_run, manifest
+from tests.laws.conftest import DENSE, SMALL, make_run, manifest
 
 Writer = Callable[[str, RunManifest], Path]
 MACHINE = Hardware(name="m", memory_bytes_per_s=1000, flops_per_s=1e9, source="stated")
@@ -80,6 +80,20 @@ def test_failed_gate_is_shouted_with_its_remedy(run_folder: Writer, tmp_path: Pa
     assert result["valid"] is False
     assert "NOT VALID" in page
     assert '<td colspan="4">It broke. Mend it.</td>' in page
+
+
+def test_a_masked_variant_is_said_to_gain_no_speed(run_folder: Writer, tmp_path: Path) -> None:
+    run = make_run(Level(concurrency=1))
+    zeros = SparsityRef(pattern="2:4", asked=0.5, zeros=30, weights=60)
+    masked = manifest("small", DENSE, 2.25).model_copy(update={"sparsity": zeros})
+    served = run.served | {"small": {"id": "small", "prunebench": {"manifest": masked.model_dump(mode="json")}}}
+    for name, each in (("plain", run), ("masked", run.model_copy(update={"served": served}))):
+        write_report([run_folder(name, each)], tmp_path / f"{name}.html")
+    plain, page = ((tmp_path / f"{name}.html").read_text() for name in ("plain", "masked"))
+    assert f"<p>small: {UNACCELERATED}.</p>" in page and UNACCELERATED not in plain
+    assert "50.0 % of the weights of all blocks are zero, from which vLLM gains no speed" in page
+    assert "<td>50.0 % (2:4)</td>" in page and "<th>masked</th>" not in plain
+    assert "of all parameters removed" in plain and "of all parameters removed" not in page
 
 
 def test_open_loop_has_no_ceiling(run_folder: Writer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from modeling import decode_timing
-from modeling.decode_timing import SETTLING_STEPS, DecodeClock, DecodeJob, measure, prompt
+from modeling.decode_timing import SETTLING_STEPS, DecodeClock, DecodeJob, in_copies, measure, prompt
 
 DECODE_S, PREFILL_S, SETTLING_S = 3.0, 100.0, 50.0
 
@@ -136,3 +138,21 @@ def test_a_job_survives_its_file(tmp_path: Path) -> None:
     job = job_of(engine_arguments={"enforce_eager": True})
     job.save(tmp_path / "job.json")
     assert DecodeJob.load(tmp_path / "job.json") == job
+
+
+def write_pid(job: str, result: Path) -> None:
+    if job == "exits":
+        raise SystemExit(3)
+    if job == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result.write_text(str(os.getpid()))
+
+
+@pytest.mark.parametrize(("ends", "code"), [("well", 0), ("exits", 3), ("killed", 137)])
+def test_each_job_runs_in_a_copy_until_one_fails(ends: str, code: int, tmp_path: Path) -> None:
+    """All in processes of their own; after a failure nothing more is begun."""
+    results = [tmp_path / str(number) for number in range(3)]
+    jobs = list(zip(("well", ends, "well"), results, strict=True))
+    assert in_copies(jobs, write_pid) == code
+    pids = {int(result.read_text()) for result in results if result.exists()}
+    assert len(pids) == (3 if code == 0 else 1) and os.getpid() not in pids

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.compressors.tiny_models import save_tokenizer
-from tests.engine_process import cache_capacity_tokens, engine, require_cache_room, require_same_greedy
+from tests.engine_process import require_cache_room, require_greedy
 from tests.modeling.per_layer_models import ALL_FFN, ALL_KV, CASES, Kept, cut, dense
+from tests.vllm_host import VllmHost
 
 NEW_TOKENS = 64
 PROMPTS = ([1, 40, 77, 5], [33])
@@ -21,15 +22,14 @@ HELD_HEADS = 0 + 1 + 1 + 2
 
 
 @pytest.mark.engine
-def test_two_devices_serve_what_one_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_devices_serve_what_one_process_computes(vllm_host: VllmHost, tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("two processes need two cores")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[1]}")
     model = cut(dense("llama-tied", len(KEPT)), KEPT, CASES["llama-tied"][0])
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    with engine(tmp_path, "--max-model-len", "128", "--tensor-parallel-size", "2") as sock:
-        require_cache_room(cache_capacity_tokens(sock), HELD_HEADS * 2 * 32 * 4)
-        for prompt in PROMPTS:
-            require_same_greedy(sock, tmp_path, model, prompt, NEW_TOKENS)
+    served = vllm_host.greedy(tmp_path, PROMPTS, NEW_TOKENS, max_model_len=128, cores=tuple(cores[:2]))
+    require_cache_room((served.capacity_tokens, served.block_tokens), HELD_HEADS * 2 * 32 * 4)
+    for prompt, tokens, logprobs in zip(PROMPTS, served.tokens, served.logprobs, strict=True):
+        require_greedy((tokens, logprobs), model, prompt)

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from artifacts.errors import ConfigError, PrunebenchError, ServingError, Unsuppo
 from artifacts.latency import DecodeShape, LatencyTable
 from artifacts.progress import silent
 from modeling.decode_timing import SETTLING_STEPS
-from prunebench import timed_engine
-from prunebench.timed_engine import EngineTimer, open_subject, run_to_end
+from prunebench import timing_process
+from prunebench.timed_engine import EngineTimer, open_subject
 from prunebench.timing import LatencyRequest, cache_bytes_of, job_of, measure_latency, summary, warnings_about
+from prunebench.timing_process import running
+from server.warden import under_warden
 from tests.prunebench.conftest import MODEL, Verb
 
 ROOT = Path(__file__).parents[2]
@@ -49,12 +52,13 @@ class PlantedTimer:
         self._fails_at = fails_at
         self._error = error
 
-    def __call__(self, shape: DecodeShape) -> tuple[float, ...]:
-        if len(self.calls) == self._fails_at:
-            raise self._error("it ended")
-        self.calls.append(shape)
-        seconds = 0.5 + sum(shape.kv_groups) / 4 + sum(shape.ffn_channels) / 64
-        return (seconds + 0.125, seconds, seconds + 0.25)
+    def __call__(self, shapes: Sequence[DecodeShape]) -> Iterator[tuple[float, ...]]:
+        for shape in shapes:
+            if len(self.calls) == self._fails_at:
+                raise self._error("it ended")
+            self.calls.append(shape)
+            seconds = 0.5 + sum(shape.kv_groups) / 4 + sum(shape.ffn_channels) / 64
+            yield (seconds + 0.125, seconds, seconds + 0.25)
 
 
 @pytest.fixture
@@ -212,34 +216,72 @@ def test_places_that_cannot_be_written_are_found_before_the_first_engine(asked: 
 def test_noise_and_drift_are_said(asked: LatencyRequest) -> None:
     planted = PlantedTimer()
 
-    def noisy(shape: DecodeShape) -> tuple[float, ...]:
-        slower = 2.0 if set(shape.ffn_channels) == {12} else 0.0
-        aged = 1.5 if len(planted.calls) == 12 else 1.0
-        return tuple(seconds * aged + slower for seconds in planted(shape))
+    def noisy(shapes: Sequence[DecodeShape]) -> Iterator[tuple[float, ...]]:
+        for shape, steps_s in zip(shapes, planted(shapes), strict=True):
+            slower = 2.0 if set(shape.ffn_channels) == {12} else 0.0
+            aged = 1.5 if len(planted.calls) == 13 else 1.0
+            yield tuple(seconds * aged + slower for seconds in steps_s)
 
     said = warnings_about(measure_latency(asked, silent, noisy))
     assert len(said) == 2
     assert "moved by up to" in said[0] and "50% slower at the end" in said[1]
 
 
-def test_an_engine_that_ends_gives_its_reason(asked: LatencyRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = open_subject(asked.model)
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What the warden runs instead of the engine, with the paths of jobs and results as `paths`."""
+
+    def set_script(code: str) -> None:
+        def instead(grace_s: float, log: Path, command: Sequence[str]) -> tuple[str, ...]:
+            return under_warden(
+                grace_s,
+                log,
+                [sys.executable, "-c", f"import sys; paths = sys.argv[1:]\n{code}", *command[3:]],
+            )
+
+        monkeypatch.setattr(timing_process, "under_warden", instead)
+
+    return set_script
+
+
+SHAPES = [DecodeShape(kv_groups=(groups,) * 3, ffn_channels=(48,) * 3) for groups in (4, 2)]
+
+
+ONE_THEN_THE_OTHER = """
+import time
+from pathlib import Path
+from modeling.decode_timing import DecodeTimes
+first, second = Path(paths[1]), Path(paths[3])
+DecodeTimes(steps_s=(3,)).save(first)
+while first.exists():
+    time.sleep(0.01)
+DecodeTimes(steps_s=(5,)).save(second)
+"""
+
+
+def test_each_shape_is_told_when_it_is_known(asked: LatencyRequest, script: Callable[[str], None]) -> None:
+    """The second result is written only after the first has been taken away."""
+    script(ONE_THEN_THE_OTHER)
     folder = asked.out.with_name("unfinished")
-    timer = EngineTimer(subject, job_of(asked, subject), folder)
+    steps = EngineTimer(open_subject(asked.model), job_of(asked, open_subject(asked.model)), folder)(SHAPES)
+    assert next(steps) == (3.0,)
+    configs = [json.loads((folder / "engines" / name / "config.json").read_text()) for name in "01"]
+    assert [config["layer_shapes"][0]["kv_heads"] for config in configs] == [4, 2]
+    (folder / "engines" / "0" / "result.json").unlink()
+    assert list(steps) == [(5.0,)]
 
-    def ends(arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> int:
-        assert Path(arguments[0]).is_file() and (folder / "engine" / "config.json").is_file()
-        log.write_text("INFO starting\nValueError: no block is free\n")
-        return 1
 
-    monkeypatch.setattr(timed_engine, "run_to_end", ends)
+def test_an_engine_that_ends_gives_its_reason(asked: LatencyRequest, script: Callable[[str], None]) -> None:
+    script("print('INFO starting\\nValueError: no block is free'); sys.exit(1)")
+    timer = EngineTimer(open_subject(asked.model), job_of(asked, open_subject(asked.model)), asked.out.with_name("x"))
     with pytest.raises(ServingError, match=r"ValueError: no block is free\. Its log is .*log\.txt"):
-        timer(DecodeShape(kv_groups=(4, 4, 4), ffn_channels=(48, 48, 48)))
+        next(timer(SHAPES))
 
 
 def test_a_damaged_job_ends_the_process_with_its_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    assert run_to_end((str(tmp_path / "none.json"), str(tmp_path / "result.json")), {}, log) == 1
+    with running((str(tmp_path / "none.json"), str(tmp_path / "result.json")), {}, log) as process:
+        assert process.wait() == 1
     assert "none.json does not exist" in log.read_text()
 
 
@@ -252,8 +294,8 @@ def test_an_engine_does_not_outlive_its_verb(number: signal.Signals, tmp_path: P
     job = tmp_path / "job.json"
     os.mkfifo(job)
     script = (
-        "from pathlib import Path; from prunebench.timed_engine import run_to_end; "
-        f"run_to_end(({str(job)!r}, 'none'), {{}}, Path({str(tmp_path / 'log')!r}))"
+        "from pathlib import Path; from prunebench.timing_process import running\n"
+        f"with running(({str(job)!r}, 'none'), {{}}, Path({str(tmp_path / 'log')!r})) as process: process.wait()"
     )
     command = [sys.executable, "-c", script]
     verb = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -1,0 +1,148 @@
+"""Does a masked checkpoint serve faster than the dense model? And a structured one that loses as much? On real vLLM.
+
+    python benchmarks/masked_serving.py --folder WORK [--make-only] [--blocks 8] [--render-only]
+
+Five variants of the demo model behind one `prunebench serve`, an engine each, in paired blocks of `compare`, the dense
+model once more as its own control. WORK keeps the variants and the finished levels, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from artifacts.campaign import LevelResult
+from artifacts.fleet import Fleet, VariantEntry
+from artifacts.progress import silent
+from artifacts.provenance import collect_provenance
+from artifacts.run import Level, Workload, load_run
+from benchmarks.masked_serving_page import DENSE, MEASURES, TWINS, render
+from benchmarks.masked_variants import CALIBRATION_TOKENS, LENGTH_TOKENS, MASKS, make_all
+from benchmarks.pages import draw_page, page_parser, write_raw
+from loadtest.campaign import CampaignRequest, run_campaign
+from loadtest.design import plan_design
+from loadtest.pairing import SPEEDUPS
+from prunebench.demo_server import running_server
+
+STEM = Path(__file__).with_name("masked_serving_cpu_202611")
+LEAD_IN_S = 0.4
+MAX_MODEL_LEN = 512
+NAMES = tuple(name for mask in MASKS for name in (mask, TWINS[mask]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One comparison: what each request asks for, and how hard."""
+
+    name: str
+    workload: Workload
+    levels: tuple[Level, ...]
+    window_s: float
+
+
+LOADS = (
+    Load(
+        name="decode",
+        workload=Workload(prompt_tokens=64, output_tokens=48),
+        levels=(Level(concurrency=1), Level(concurrency=8)),
+        window_s=2.0,
+    ),
+    Load(
+        name="prefill",
+        workload=Workload(prompt_tokens=384, output_tokens=1),
+        levels=(Level(concurrency=8),),
+        window_s=1.5,
+    ),
+)
+
+
+def main() -> None:
+    parser = page_parser(__doc__)
+    parser.add_argument("--folder", type=Path, help="where variants and finished levels are kept")
+    parser.add_argument("--make-only", action="store_true", help="make the variants and measure nothing")
+    parser.add_argument("--blocks", type=int, default=8)
+    options = parser.parse_args()
+    if not options.render_only:
+        torch.set_num_threads(1)
+        variants = make_all(options.folder / "variants")
+        if options.make_only:
+            return
+        write_raw(STEM, measured(variants, options.folder, options.blocks))
+    draw_page(STEM, render)
+
+
+def measured(variants: list[dict[str, Any]], folder: Path, blocks: int) -> dict[str, Any]:
+    """The raw data. Raises what starting the engines and the load tests raise."""
+    provenance = collect_provenance().model_dump(mode="json")
+    with running_server(_fleet_file(folder), folder / "server.log", silent) as url:
+        levels = [level for load in LOADS for level in compared(load, url, folder, blocks)]
+    return {
+        "calibration_tokens": CALIBRATION_TOKENS,
+        "length_tokens": LENGTH_TOKENS,
+        "blocks": blocks,
+        "lead_in_s": LEAD_IN_S,
+        "variants": variants,
+        "levels": levels,
+        "provenance": provenance,
+    }
+
+
+def _fleet_file(folder: Path) -> Path:
+    entries = tuple(
+        VariantEntry(name=name, model=str((folder / "variants" / name).resolve())) for name in (DENSE, *NAMES)
+    )
+    state = str(folder / "state")
+    fleet = Fleet(variants=entries, max_model_len=MAX_MODEL_LEN, state_dir=state, starts_at_once=2)
+    fleet.save(folder / "fleet.json")
+    return folder / "fleet.json"
+
+
+def compared(load: Load, url: str, folder: Path, blocks: int) -> list[dict[str, Any]]:
+    """One entry of the raw data for each level."""
+    family = len(load.levels) * len(NAMES) * len(SPEEDUPS)
+    request = CampaignRequest(
+        url=url,
+        models=NAMES,
+        against=DENSE,
+        levels=load.levels,
+        workload=load.workload,
+        design=plan_design(blocks=blocks, wanted=None, spread=None, pilot=None, family=family),
+        window_s=load.window_s,
+        out=folder / f"{load.name}-{blocks}",
+        warmup_s=LEAD_IN_S,
+        any_url=True,
+    )
+    campaign = run_campaign(request)
+    return [_level(load, level, request.out / level.folder) for level in campaign.levels]
+
+
+def _level(load: Load, level: LevelResult, run_folder: Path) -> dict[str, Any]:
+    """Block ratios of every arm, the control under the reference's name, and what the arms did in tokens/s."""
+    first: dict[str, float | None] = {}
+    for arm in load_run(run_folder).arms:
+        first.setdefault(arm.model, arm.measures["output_tokens_per_s"])
+    return {
+        "load": load.name,
+        "prompt_tokens": load.workload.prompt_tokens,
+        "output_tokens": load.workload.output_tokens,
+        "concurrency": level.level.concurrency,
+        "window_s": load.window_s,
+        "failed_gates": {gate.name: gate.observed for gate in level.failed_gates},
+        "tokens_per_s": first,
+        "block_ratios": {
+            comparison.model: {
+                measure: comparison.block_ratios[measure] for measure in MEASURES if measure in comparison.block_ratios
+            }
+            for comparison in level.comparisons
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
