@@ -15,7 +15,6 @@ import pytest
 from tests.scheduling import ORDER, GroupScheduling, group_of
 from tests.vllm_host import VllmHost, running_host
 
-
 GIVES_WAY = 5  # of 19: a third of the others' weight
 
 
