@@ -182,9 +182,9 @@ def _timings(folder: Path, shapes: Sequence[DecodeShape], timer: Timer, progress
     paths = [folder / f"shape-{index:03d}.json" for index in range(len(shapes))]
     missing = [index for index, path in enumerate(paths) if not path.is_file()]
     progress("measuring shapes", len(shapes) - len(missing), len(shapes))
-    steps = timer([shapes[index] for index in missing]) if missing else iter(())
-    for done, index in enumerate(missing, len(shapes) - len(missing) + 1):
-        ShapeTiming(shape=shapes[index], steps_s=next(steps)).save(paths[index])
+    told = zip(missing, timer([shapes[index] for index in missing]), strict=True) if missing else ()
+    for done, (index, steps_s) in enumerate(told, len(shapes) - len(missing) + 1):
+        ShapeTiming(shape=shapes[index], steps_s=steps_s).save(paths[index])
         progress("measuring shapes", done, len(shapes))
     return tuple(ShapeTiming.load(path) for path in paths)
 
