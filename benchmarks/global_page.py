@@ -59,7 +59,12 @@ QUESTIONS: dict[str, tuple[str, str]] = {
         "structured SparseLLM, flagship's widths, 4 blocks",
         "structured SparseLLM, flagship's widths, 2 blocks",
     ),
+    "Do four pay at all, against blocks alone?": (
+        "structured SparseLLM, flagship's widths, 4 blocks",
+        "structured SparseLLM, flagship's widths",
+    ),
     "Does policy gradient pay?": ("policy gradient", FLAGSHIP),
+    "Does it pay against uniform widths?": ("policy gradient", "obs, uniform"),
     "Do two blocks together pay without the alternation?": ("obs, flagship's widths, 2 blocks", FLAGSHIP),
 }
 
@@ -86,8 +91,9 @@ def render(raw: dict[str, Any]) -> str:
         "blocks' parameters and the flagship's row are those of [all methods at equal block parameters]"
         "(methods_grid_cpu_202611.md). *Flagship's widths* are what its search found for `obs` with the same seed: "
         "other methods are pruned to them, so the time of that search comes on top of theirs. *2 blocks* is "
-        "`--together 2`. Times are processor seconds of one thread, for the flagship with its search and export; peaks "
-        "are those of the whole process, libraries included. Empty cells were not measured. Answers compare equal "
+        "`--together 2`. *Policy gradient* learns widths and units, in front of the same ridge refit. Times are "
+        "processor seconds of one thread, for the flagship with its search and export; peaks are those of the whole "
+        "process, libraries included. Empty cells were not measured. Answers compare equal "
         f"seeds; less than {LEVEL} nats is level. The method's constants were chosen on stories260K at 25 % of FFN "
         "channels, by the same evaluation stories.",
     ]
