@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.campaign import LevelResult
+from artifacts.errors import ConfigError
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.progress import silent
 from artifacts.provenance import collect_provenance
@@ -29,6 +30,7 @@ from benchmarks.masked_variants import CALIBRATION_TOKENS, LENGTH_TOKENS, MASKS,
 from benchmarks.pages import draw_page, page_parser, read_raw, write_raw
 from loadtest.campaign import CampaignRequest, run_campaign
 from loadtest.design import plan_design
+from loadtest.endpoint import Endpoint
 from loadtest.pairing import SPEEDUPS
 from prunebench.demo_server import running_server
 
@@ -90,12 +92,24 @@ def measure(folder: Path, runs: int, url: str | None, make_only: bool) -> None:
     if make_only or len(raw["runs"]) >= runs:
         return
     with nullcontext(url) if url else running_server(_fleet_file(folder), folder / "server.log", silent) as served:
+        require_same(raw["variants"], Endpoint(served).models())
         while len(raw["runs"]) < runs:
             provenance = collect_provenance().model_dump(mode="json")
             out = folder / f"run-{len(raw['runs'])}"
             levels = [level for load in LOADS for level in compared(load, served, out)]
             raw["runs"].append({"levels": levels, "provenance": provenance})
             write_raw(STEM, raw)
+
+
+def require_same(variants: list[dict[str, Any]], served: dict[str, dict[str, Any]]) -> None:
+    """Raises ConfigError if a server has other checkpoints than those that the raw data is about."""
+    for each in variants:
+        found = served.get(each["name"], {}).get("prunebench", {}).get("fingerprint")
+        if found != each["fingerprint"]:
+            raise ConfigError(
+                f"{each['name']} is {found} on the server and {each['fingerprint']} in the raw data. "
+                "Remove the raw data to begin anew."
+            )
 
 
 def _begun(folder: Path) -> dict[str, Any]:

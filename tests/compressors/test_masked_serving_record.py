@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from artifacts.errors import ConfigError
 from benchmarks import masked_serving, masked_serving_page
 from benchmarks.equal_loss import Try, difference_interval, mean_nats, nearest_try
 from benchmarks.masked_serving_page import DENSE, TOLERANCE_NATS, TWINS, judged_over_dense, judged_over_masks, variant
@@ -61,7 +62,7 @@ def test_what_is_said_follows_from_the_ratios(record: Any) -> None:
     masked = [each for each in judged_over_dense(record.raw) if each.model in TWINS]
     assert len(masked) == 10 and not [each for each in masked if each.verdict == "faster"]
     assert NO_SPEED in record.page
-    faster = masked_serving_page.render(multiplied(record.raw, "sparse-2of4", 2.0))
+    faster = masked_serving_page.render(multiplied(record.raw, "sparse-2of4", 4.0))
     assert "**Yes**, by sparse-2of4 in tokens/s at 1" in faster and NO_SPEED not in faster
     none = masked_serving_page.render(multiplied(multiplied(record.raw, "equal-50", 0.5), "equal-2of4", 0.5))
     assert "**No**: equal-50 is faster than dense in 0 of 5 ratios, faster than sparse-50 in 0 of 5" in none
@@ -86,6 +87,15 @@ def test_the_loads_are_those_of_the_script(record: Any) -> None:
     for run in record.raw["runs"]:
         assert asked == [tuple(level[key] for key in keys) for level in run["levels"]]
     assert set(BOUNDS) == set(MASKS) == set(TWINS)
+
+
+def test_runs_of_other_checkpoints_are_not_added(record: Any) -> None:
+    variants = record.raw["variants"]
+    served = {each["name"]: {"prunebench": {"fingerprint": each["fingerprint"]}} for each in variants}
+    masked_serving.require_same(variants, served)
+    for other in ({"prunebench": {"fingerprint": "another"}}, {}):
+        with pytest.raises(ConfigError, match="sparse-50 is "):
+            masked_serving.require_same(variants, served | {"sparse-50": other})
 
 
 @pytest.mark.parametrize(
