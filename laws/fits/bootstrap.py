@@ -14,6 +14,7 @@ from laws.forms import Array, Floats
 CONFIDENCE = 0.95
 LEAST_CLUSTERS = 6
 """With fewer, resampling shows next to nothing and no interval is given."""
+_ROUNDING = 1e-12
 
 
 def cluster_weights(clusters: Array, count: int, seed: int) -> Floats:
@@ -44,8 +45,19 @@ def mean_interval(values: Floats, seed: int = 0, count: int = 2000) -> tuple[flo
 
 
 def r2_against_mean(off: Floats, observed: Floats, weights: Floats) -> Floats:
-    """1 - residual over total squares, of each row of `weights`; not finite where all observed values are equal."""
-    total = weights.sum(axis=1)
-    spread = weights @ observed**2 - (weights @ observed) ** 2 / total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 - weights @ off**2 / spread)
+    """1 - residual over total squares, of each row of `weights`; NaN where all values that a row has are equal."""
+    apart = observed - observed[0]
+    squares = weights @ apart**2
+    spread = squares - (weights @ apart) ** 2 / weights.sum(axis=1)
+    tells = spread > _ROUNDING * squares
+    return np.asarray(1 - np.divide(weights @ off**2, spread, out=np.full(len(spread), np.nan), where=tells))
+
+
+def r2_interval(off: Floats, observed: Floats, weights: Floats, clusters: int) -> tuple[float | None, float | None]:
+    """Of `r2_against_mean` over resamples; none where no resample has two different values."""
+    values = r2_against_mean(off, observed, weights)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None, None
+    low, high = expanded_interval(values, clusters)
+    return float(low), float(high)

@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import stats
 
 from artifacts.document import Document
-from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_against_mean
+from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_interval
 from laws.fits.ols import Regression, log_ols
 from laws.fits.sample import Sample, Scale
 from laws.fits.solve import Problem, minimise, resampled
@@ -101,7 +101,7 @@ def _described(problem: Problem, free: Floats, sets: Floats, regression: Regress
     residuals = problem.target - problem.predicted(free)
     n, k = len(residuals), len(free)
     squares = float(residuals @ residuals)
-    centred = float(np.sum((problem.target - problem.target.mean()) ** 2))
+    centred = float(np.sum((problem.target - problem.target.mean()) ** 2)) if np.ptp(problem.target) else 0.0
     r2_low, r2_high = _r2_ends(problem, residuals, len(sets))
     f, f_p = (regression.f, regression.f_p) if regression else _f_test(problem, squares, k)
     return LawFit(
@@ -128,10 +128,7 @@ def _r2_ends(problem: Problem, residuals: Floats, count: int) -> tuple[float | N
     clusters = problem.sample.cluster_count
     if not count or clusters < LEAST_CLUSTERS:
         return None, None
-    weights = cluster_weights(problem.sample.clusters, count, 0)
-    values = r2_against_mean(residuals, problem.target, weights)
-    low, high = expanded_interval(values[np.isfinite(values)], clusters)
-    return float(low), float(high)
+    return r2_interval(residuals, problem.target, cluster_weights(problem.sample.clusters, count, 0), clusters)
 
 
 def _f_test(problem: Problem, squares: float, k: int) -> tuple[float | None, float | None]:

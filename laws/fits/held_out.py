@@ -14,7 +14,7 @@ from pydantic import Field
 
 from artifacts.document import Document
 from artifacts.errors import ConfigError
-from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_against_mean
+from laws.fits.bootstrap import LEAST_CLUSTERS, cluster_weights, expanded_interval, r2_against_mean, r2_interval
 from laws.fits.fit import point_estimate
 from laws.fits.sample import Sample, Scale
 from laws.forms import Array, Floats, Law
@@ -85,16 +85,13 @@ def _errors(split: Split, fitted: int, parts: list[Sample], predictions: list[Fl
     clusters = np.concatenate([part.clusters for part in parts])
     whole = np.ones((1, len(off)))
     rmse_of_base, r2 = _rmse(off / base, whole)[0], r2_against_mean(off, observed, whole)[0]
-    ends: dict[str, float] = {}
+    ends: dict[str, float | None] = {}
     count = len(np.unique(clusters))
     if bounds and count >= LEAST_CLUSTERS:
         weights = cluster_weights(clusters, _REPLICATES, 0)
-        for name, values in {
-            "rmse_of_base": _rmse(off / base, weights),
-            "r2": r2_against_mean(off, observed, weights),
-        }.items():
-            low, high = expanded_interval(values[np.isfinite(values)], count)
-            ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = expanded_interval(_rmse(off / base, weights), count)
+        r2_low, r2_high = r2_interval(off, observed, weights, count)
+        ends = {"rmse_of_base_low": float(low), "rmse_of_base_high": float(high), "r2_low": r2_low, "r2_high": r2_high}
     return HeldOut(
         split=split,
         folds=len(parts),

@@ -17,14 +17,17 @@ from laws.forms import Floats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """Intervals are Student's at 95 %, for independent errors of one spread; F is against all parameters 0."""
+    """Intervals are Student's at 95 %, for independent errors of one spread; F is against all parameters 0.
+
+    None is what 0 / 0 would be: F where nothing is left over, R^2 where every target is 0.
+    """
 
     free: Floats
     low: Floats
     high: Floats
-    f: float
-    f_p: float
-    r2_adjusted_uncentred: float
+    f: float | None
+    f_p: float | None
+    r2_adjusted_uncentred: float | None
 
 
 def log_ols(problem: Problem) -> Regression:
@@ -37,7 +40,7 @@ def log_ols(problem: Problem) -> Regression:
         free=np.asarray(fitted.params),
         low=low,
         high=high,
-        f=float(fitted.fvalue),
-        f_p=float(fitted.f_pvalue),
-        r2_adjusted_uncentred=float(fitted.rsquared_adj),
+        f=float(fitted.fvalue) if fitted.ssr > 0 else None,
+        f_p=float(fitted.f_pvalue) if fitted.ssr > 0 else None,
+        r2_adjusted_uncentred=float(fitted.rsquared_adj) if fitted.uncentered_tss > 0 else None,
     )

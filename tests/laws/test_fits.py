@@ -29,7 +29,7 @@ from laws.fits.fit import fit_law, point_estimate
 from laws.fits.held_out import held_out
 from laws.fits.sample import Scale
 from laws.fits.solve import Problem, minimise, resampled
-from laws.forms import LAWS, QUADRATIC, V1, V2
+from laws.forms import LAWS, QUADRATIC, V1, V2, Law
 
 DRAWS = 100
 ENOUGH = 0.93
@@ -65,6 +65,26 @@ def test_the_wrong_law_loses_where_it_was_not_fitted(name: str, rival: str) -> N
 def test_without_errors_the_parameters_are_found(name: str) -> None:
     sample = truth(LAWS[name], grid((1e5, 1e6, 4e6, 25e6), (0.1, 0.3, 0.5, 0.7, 0.9)))
     assert point_estimate(LAWS[name], sample) == pytest.approx(np.array(TRUE[name]), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["log", "natural"])
+@pytest.mark.parametrize("law", [V1, QUADRATIC])
+def test_values_that_are_all_equal_have_no_r2(law: Law, scale: Scale) -> None:
+    """As accuracies at chance; no resample has two different ones either."""
+    flat = truth(law, CONTEST)
+    flat = replace(flat, observed=np.full(len(flat), 0.3))
+    fit = fit_law(law, flat, scale, replicates=50).fit
+    assert fit.replicates == 50 and (fit.r2_adjusted, fit.r2_low, fit.r2_high) == (None, None, None)
+    error = held_out(law, flat, "higher ratios", scale)
+    assert error is not None and (error.r2, error.r2_low, error.r2_high) == (None, None, None)
+    assert error.rmse_of_base_low is not None and error.rmse_of_base_low <= error.rmse_of_base
+
+
+def test_a_pruning_that_changes_nothing_leaves_nothing_to_explain() -> None:
+    unpruned = truth(V2, SMALL)
+    fit = fit_law(V2, replace(unpruned, observed=unpruned.at.base), replicates=20).fit
+    assert fit.values == pytest.approx((0, 0), abs=1e-12)
+    assert (fit.f, fit.f_p, fit.r2_adjusted_uncentred, fit.residual_rms) == (None, None, None, 0)
 
 
 def test_log_ols_says_what_statsmodels_says() -> None:
