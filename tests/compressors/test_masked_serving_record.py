@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from artifacts.errors import ConfigError
 from benchmarks import masked_serving, masked_serving_page
 from benchmarks.equal_loss import Try, difference_interval, mean_nats, nearest_try
 from benchmarks.masked_serving_page import DENSE, TOLERANCE_NATS, TWINS, judged_over_dense, judged_over_masks, variant
@@ -14,12 +16,13 @@ from benchmarks.masked_variants import BOUNDS, MASKS
 from loadtest.power import MIN_BLOCKS
 
 SCRIPT = "masked_serving"
+ROOT = Path(__file__).resolve().parents[2]
 NO_SPEED = "**No**: vLLM gains no speed from zeros."
 
 
 def multiplied(raw: dict[str, Any], model: str, factor: float) -> dict[str, Any]:
     """The same run with one model faster by `factor` in every block."""
-    for level in raw["levels"]:
+    for level in (level for run in raw["runs"] for level in run["levels"]):
         own = level["block_ratios"][model]
         level["block_ratios"][model] = {name: [factor * ratio for ratio in ratios] for name, ratios in own.items()}
     return raw
@@ -61,10 +64,26 @@ def test_what_is_said_follows_from_the_ratios(record: Any) -> None:
     masked = [each for each in judged_over_dense(record.raw) if each.model in TWINS]
     assert len(masked) == 10 and not [each for each in masked if each.verdict == "faster"]
     assert NO_SPEED in record.page
-    faster = masked_serving_page.render(multiplied(record.raw, "sparse-2of4", 2.0))
+    faster = masked_serving_page.render(multiplied(record.raw, "sparse-2of4", 4.0))
     assert "**Yes**, by sparse-2of4 in tokens/s at 1" in faster and NO_SPEED not in faster
     none = masked_serving_page.render(multiplied(multiplied(record.raw, "equal-50", 0.5), "equal-2of4", 0.5))
-    assert "**No**: equal-50 is faster than dense in 0 of 5 ratios, faster than sparse-50 in 0 of 5" in none
+    assert "**No**. equal-50 over dense lies above 1 in 0 of 5 ratios (*faster* in 0)" in none
+
+
+def test_twins_are_ahead_of_masks_by_every_interval(record: Any) -> None:
+    over_masks = judged_over_masks(record.raw)
+    assert len(over_masks) == 10 and {each.side for each in over_masks} == {"above 1"}
+    assert {each.side for each in judged_over_dense(record.raw) if each.model in TWINS} == {"contains 1"}
+
+
+def test_the_documents_have_the_ratios(record: Any) -> None:
+    over_dense = [each for each in judged_over_dense(record.raw) if each.where in ("tokens/s at 1", "tokens/s at 8")]
+    spans = []
+    for models in (TWINS, TWINS.values()):
+        values = [each.estimate.value for each in over_dense if each.model in models]
+        spans.append(f"{min(values):.2f} to {max(values):.2f} times")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"had {spans[0]} the dense tokens/s, and structured variants that lose as much {spans[1]}" in readme
 
 
 def test_pairs_are_ratios_within_a_block(record: Any) -> None:
@@ -73,7 +92,7 @@ def test_pairs_are_ratios_within_a_block(record: Any) -> None:
     for each in judged_over_masks(raw):
         expected = over_dense[each.model, each.where].value / over_dense[each.against, each.where].value
         assert each.estimate.value == pytest.approx(expected)
-        assert each.estimate.n == raw["blocks"] >= MIN_BLOCKS
+        assert each.estimate.n == len(raw["runs"]) * raw["blocks"] >= MIN_BLOCKS
 
 
 def test_the_loads_are_those_of_the_script(record: Any) -> None:
@@ -83,8 +102,18 @@ def test_the_loads_are_those_of_the_script(record: Any) -> None:
         for level in load.levels
     ]
     keys = ("load", "prompt_tokens", "output_tokens", "concurrency")
-    assert asked == [tuple(level[key] for key in keys) for level in record.raw["levels"]]
+    for run in record.raw["runs"]:
+        assert asked == [tuple(level[key] for key in keys) for level in run["levels"]]
     assert set(BOUNDS) == set(MASKS) == set(TWINS)
+
+
+def test_runs_of_other_checkpoints_are_not_added(record: Any) -> None:
+    variants = record.raw["variants"]
+    served = {each["name"]: {"prunebench": {"fingerprint": each["fingerprint"]}} for each in variants}
+    masked_serving.require_same(variants, served)
+    for other in ({"prunebench": {"fingerprint": "another"}}, {}):
+        with pytest.raises(ConfigError, match="sparse-50 is "):
+            masked_serving.require_same(variants, served | {"sparse-50": other})
 
 
 @pytest.mark.parametrize(
