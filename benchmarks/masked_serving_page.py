@@ -247,7 +247,7 @@ def _closing(raw: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{_runs(raw)} in mirrored order, all variants behind one `prunebench serve`, an engine each, with "
         f"the load on the same cores, {raw['lead_in_s']:g} s of it before each window. "
-        f"{'; '.join(map(_load, raw['runs'][0]['levels']))}. A verdict needs an interval without 1, p below 5 % by "
+        f"{'; '.join(_loads(raw))}. A verdict needs an interval without 1, p below 5 % by "
         f"Holm over its table, and a ratio outside the control's interval. {_gates(raw)} Other "
         "work on the machine was stopped, though not all of it all the time, which widens intervals and moves none."
     )
@@ -261,11 +261,14 @@ def _runs(raw: Mapping[str, Any]) -> str:
     return f"{raw['blocks']} blocks" if count == 1 else f"{count} runs of {raw['blocks']} blocks"
 
 
-def _load(level: Mapping[str, Any]) -> str:
-    return (
-        f"{level['load']} at {level['concurrency']}: {level['prompt_tokens']} prompt and {level['output_tokens']} "
-        f"output tokens, windows of {level['window_s']:g} s, dense {level['tokens_per_s'][DENSE]:.0f} output tokens/s"
-    )
+def _loads(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Each level, and what the dense model did in each run."""
+    for same in zip(*(run["levels"] for run in raw["runs"]), strict=True):
+        level, dense = same[0], " and ".join(f"{each['tokens_per_s'][DENSE]:.0f}" for each in same)
+        yield (
+            f"{level['load']} at {level['concurrency']}: {level['prompt_tokens']} prompt and {level['output_tokens']} "
+            f"output tokens, windows of {level['window_s']:g} s, dense {dense} output tokens/s"
+        )
 
 
 def _gates(raw: Mapping[str, Any]) -> str:
