@@ -23,6 +23,8 @@ from serving_process import ENGINE_HEALTH_S, Serving, eventually, family_of, is_
 pytestmark = pytest.mark.engine
 
 STRUCK, SPARED = "pruned", "dense"
+# vLLM's worker spins for a second after a request: with one a second it takes a core from the engine that starts.
+PAUSE_S = 4.0
 LONG = {"model": STRUCK, "prompt": [5, 6, 7], "max_tokens": 500, "ignore_eos": True, "n": 8}
 SHORT = {"prompt": [5, 6, 7], "max_tokens": 16, "ignore_eos": True}
 
@@ -122,7 +124,7 @@ def test_a_struck_engine_costs_its_own_clients_an_error_and_comes_back(struck: S
         threading.Thread(target=told.ask, args=(serving.url, {**LONG, "stream": told is streamed}))
         for told in (plain, streamed)
     ]
-    with loaded(serving, {"model": SPARED, **SHORT}, clients=1, pause_s=1) as statuses:
+    with loaded(serving, {"model": SPARED, **SHORT}, clients=1, pause_s=PAUSE_S) as statuses:
         # What the gateway has just let in may still be refused a connection: the engine answers who came second.
         for caller, inside in zip(callers, (1, 2), strict=True):
             caller.start()
@@ -145,7 +147,7 @@ def test_a_struck_engine_costs_its_own_clients_an_error_and_comes_back(struck: S
     assert streamed.error["code"] in {code for _, code in fault.told}
     assert streamed.cut or streamed.body.endswith(b"data: [DONE]\n\n")
     assert set(statuses) == {200}
-    assert len(statuses) > 10
+    assert len(statuses) >= 5
     assert not _alive(family)
     answer = serving.client.post("/v1/completions", json={"model": STRUCK, **SHORT})
     assert answer.json()["usage"]["completion_tokens"] == SHORT["max_tokens"]
