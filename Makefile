@@ -9,9 +9,9 @@ OUT ?= demo-out
 demo: .venv/ready
 	$(BIN)/prunebench demo --out $(OUT)
 
-# Three workers, however many cores: tests/scheduling.py says who runs what.
+# Two workers, however many cores: tests/scheduling.py says who runs what.
 test: .venv/eval
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --durations=40
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=40
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Which tests one of the workers runs in order, and the scheduler that keeps to it."""
+"""Which tests one of the two workers runs in order, and the scheduler that keeps to it."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def test_a_whole_answer_comes_when_its_last_token_is_due(tmp_path: Path) -> None
         return time_s
 
     due_s = TTFT_S + 7 * ITL_S
-    assert due_s - 0.002 < asyncio.run(run()) < due_s + 0.1
+    times_s = [asyncio.run(run()) for _ in range(3)]
+    assert due_s - 0.002 < min(times_s) < due_s + 0.1
 
 
 def parsed(chat: bool = False, **fields: object) -> Completion:
