@@ -33,9 +33,9 @@ VARIANTS = (
 
 LEVELS = (Level(concurrency=1), Level(concurrency=4), Level(concurrency=16))
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=48, seed=0)
-MEASURED_S = 16.0
-BLOCKS = 8
-LEAD_IN_S = 1.25  # two answers of 16 streams: with less than one, the window saw the lead-in's queue ebb
+MEASURED_S = 14.0
+BLOCKS = 10
+LEAD_IN_S = 1.0  # longer than an answer of 16 streams, else the window sees the lead-in's queue ebb
 
 CALIBRATION_TOKENS = 32768
 EVALUATION_LENGTH_TOKENS = 512
