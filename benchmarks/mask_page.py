@@ -37,7 +37,7 @@ REFERENCES: dict[str, tuple[float, ...]] = {
 ALLOWED = 1.02
 STEPS = {
     "_dense_sums": "dense pass",
-    "_swept": "first sweeps",
+    "_started": "first sweeps",
     "_updated": "passes that update values",
     "best_inputs": "- of these the consumer's inputs",
     "fitted": "- of these the producers' outputs",
@@ -158,7 +158,7 @@ def _steps(raw: dict[str, Any]) -> Iterator[str]:
     for function, name in STEPS.items():
         yield _row(name, *(f"{steps[function]:.2f}" for steps in raw["steps"].values()))
     whole = [steps["masked_copy"] for steps in raw["steps"].values()]
-    own = ("_dense_sums", "_swept", "_updated", "_refitted", "_finished")
+    own = ("_dense_sums", "_started", "_updated", "_refitted", "_finished")
     rest = [steps["masked_copy"] - sum(steps[each] for each in own) for steps in raw["steps"].values()]
     yield _row("attention, and the stream's own passes", *(f"{seconds:.2f}" for seconds in rest))
     yield _row("all", *(f"{seconds:.2f}" for seconds in whole))
