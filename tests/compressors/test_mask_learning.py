@@ -70,14 +70,14 @@ def planted_dead(model: Any, every: int) -> set[int]:
 def test_planted_dead_units_are_found_from_forward_passes_alone() -> None:
     """Without a score to begin with, in both layers.
 
-    By chance 3 of the 12 would be among the first 12, and 9 of them once in 40,000 times.
+    By chance 3 of the 12 would be among the first 12, and 10 of them once in 1,600,000 times.
     """
     model = build_model(num_hidden_layers=2)
     dead = planted_dead(model, 4)
     learner = learning(model, ("ffn",), start=None, steps=800, batch_tokens=48)
     rankings = learner.widths(None, (replace(FULL, ffn_channels=36),) * 2)
     for ranking in rankings.values():
-        assert len(set(ranking.order[:12]) & dead) >= 9, sorted(ranking.order[:12])
+        assert len(set(ranking.order[:12]) & dead) >= 10, sorted(ranking.order[:12])
         assert float(ranking.costs.sum()) <= 36 * (1 + 1e-9)
 
 
