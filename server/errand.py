@@ -148,12 +148,12 @@ class Errand:
         """The replica cannot be reached. If it may have seen the request it was lost, else another may take it."""
         variant = self._variant
         variant.note(replica, error.strerror or str(error) or "no connection in time", time.monotonic())
-        fault = faults.unreachable(variant.name)
-        if isinstance(error, TimeoutError):
-            fault = faults.too_slow(variant.name, "connect", replica.pool.connect_s)
         if self._sent_s is not None:
             self._refuse(faults.worker_lost(variant.name))
             return
+        fault = faults.unreachable(variant.name)
+        if isinstance(error, TimeoutError):
+            fault = faults.too_slow(variant.name, "connect", replica.pool.connect_s)
         if self._fault is not None:
             self._refuse(fault)
             return

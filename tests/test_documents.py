@@ -40,6 +40,8 @@ def test_what_readme_says_about_depth_and_width_holds(findings: Findings) -> Non
         assert max(speed, key=lambda model: speed[model].value) == "depth-25"
         assert (speed["depth-25"].low or 0) > 1
         assert 1.1 <= round(speed["ffn-50"].value, 1) <= 1.2
+    below_one = [(level.speedups["ffn-50"]["speedup_output_tokens_per_s"].low or 0) < 1 for level in findings.levels]
+    assert below_one == [True, False, False]
     losses = {name: quality_value(manifest, "loss_nats") or 0 for name, manifest in findings.variants.items()}
     assert max(losses, key=lambda name: losses[name]) == "depth-25"
     share = (losses["ffn-50"] - losses["dense"]) / (losses["depth-25"] - losses["dense"])
